@@ -1,0 +1,111 @@
+//! The per-thread block behind the GS base.
+//!
+//! The gate reaches it without any other register, so its head holds what the assembly needs, at
+//! offsets asserted below. Everything else a thread has hangs off [`Area::task`].
+
+use core::cell::{Cell, UnsafeCell};
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicU32, Ordering};
+use pegasus_contract::record::CounterShard;
+
+/// Bits of [`Area::pending`]: what must be done before container code goes on.
+pub mod pending {
+    /// A signal taken while in the vkernel waits in the thread's stash.
+    pub const SIGNAL: u32 = 1;
+    /// Another thread asked this one to leave (see the vkernel's doorbell).
+    pub const DOORBELL: u32 = 2;
+}
+
+#[repr(C, align(64))]
+pub struct Area {
+    self_ptr: Cell<*const Area>,
+    /// Top of the vkernel stack; the gate starts pushing [`crate::regs::Regs`] here.
+    pub stack_top: Cell<usize>,
+    user_rsp: Cell<usize>,
+    resume: Cell<usize>,
+    /// See [`pending`]. Written by this thread's signal handler as well, hence atomic.
+    pub pending: AtomicU32,
+    /// Non-zero: every call takes the slow path (tracing).
+    pub slow: AtomicU32,
+    /// Where this thread counts; never null while container code runs.
+    pub shard: Cell<*const CounterShard>,
+    /// How the present call came in: 0 through a rewritten site, 1 by a dispatch trap.
+    pub path: Cell<u32>,
+    _pad: u32,
+    /// The vkernel's own per-thread structure.
+    pub task: Cell<*const ()>,
+    /// XMM0–15 of the container while Rust code of the vkernel runs. (The vkernel is compiled for
+    /// baseline x86-64: legacy SSE leaves the upper halves of YMM and ZMM alone.)
+    pub xmm: UnsafeCell<[u128; 16]>,
+}
+
+pub(crate) const STACK_TOP: usize = offset_of!(Area, stack_top);
+pub(crate) const USER_RSP: usize = offset_of!(Area, user_rsp);
+pub(crate) const RESUME: usize = offset_of!(Area, resume);
+pub(crate) const PENDING: usize = offset_of!(Area, pending);
+pub(crate) const SLOW: usize = offset_of!(Area, slow);
+pub(crate) const SHARD: usize = offset_of!(Area, shard);
+pub(crate) const PATH: usize = offset_of!(Area, path);
+pub(crate) const XMM: usize = offset_of!(Area, xmm);
+
+const _: () = assert!(XMM.is_multiple_of(16));
+const _: () = assert!(offset_of!(CounterShard, rewritten) == 0);
+const _: () = assert!(offset_of!(CounterShard, trapped) == 8);
+
+impl Area {
+    /// An area for a thread whose vkernel stack ends at `stack_top`. It must be told its address with
+    /// [`Area::settle`] before use.
+    pub fn new(stack_top: usize, shard: *const CounterShard, task: *const ()) -> Self {
+        assert!(
+            stack_top.is_multiple_of(16),
+            "vkernel stacks are aligned to 16"
+        );
+        Self {
+            self_ptr: Cell::new(core::ptr::null()),
+            stack_top: Cell::new(stack_top),
+            user_rsp: Cell::new(0),
+            resume: Cell::new(0),
+            pending: AtomicU32::new(0),
+            slow: AtomicU32::new(0),
+            shard: Cell::new(shard),
+            path: Cell::new(0),
+            _pad: 0,
+            task: Cell::new(task),
+            xmm: UnsafeCell::new([0; 16]),
+        }
+    }
+
+    /// Records the address the area lives at from now on.
+    pub fn settle(&self) {
+        self.self_ptr.set(self);
+    }
+
+    pub fn set_pending(&self, bits: u32) {
+        self.pending.fetch_or(bits, Ordering::Relaxed);
+    }
+
+    pub fn clear_pending(&self, bits: u32) {
+        self.pending.fetch_and(!bits, Ordering::Relaxed);
+    }
+
+    /// Where the gate keeps the registers of the call in progress.
+    pub fn regs(&self) -> *mut crate::regs::Regs {
+        (self.stack_top.get() - crate::regs::REGS_LEN) as *mut crate::regs::Regs
+    }
+}
+
+/// The area of the calling thread.
+///
+/// # Safety
+/// The GS base must point to a settled area that lives as long as the result is used: true on every
+/// thread between [`crate::task::attach`] and its exit.
+pub unsafe fn current<'a>() -> &'a Area {
+    let area: *const Area;
+    // SAFETY: the caller vouches for the GS base; offset 0 is `self_ptr`.
+    unsafe {
+        core::arch::asm!("mov {}, gs:[0]", out(reg) area, options(nostack, readonly, preserves_flags));
+        &*area
+    }
+}
+
+const _: () = assert!(offset_of!(Area, self_ptr) == 0);

@@ -1,0 +1,162 @@
+//! Starting tasks, entering programs, and the restorer of the vkernel's own signal frames.
+
+use crate::area::Area;
+use crate::regs::REGS_LEN;
+use core::arch::global_asm;
+use pegasus_abi::errno::{Result, from_return};
+use pegasus_abi::nr;
+use pegasus_abi::prctl::ARCH_SET_GS;
+
+global_asm!(
+    ".pushsection .text.task, \"ax\", @progbits",
+    // extern "C" fn(flags, stack, parent_tid, child_tid, tls) -> value
+    ".globl pegasus_clone",
+    "pegasus_clone:",
+    "    mov r10, rcx",
+    "    mov eax, {CLONE}",
+    "    syscall",
+    "    test rax, rax",
+    "    jz pegasus_child",
+    "    ret",
+    // extern "C" fn(clone_args, size) -> value
+    ".globl pegasus_clone3",
+    "pegasus_clone3:",
+    "    mov eax, {CLONE3}",
+    "    syscall",
+    "    test rax, rax",
+    "    jz pegasus_child",
+    "    ret",
+    ".globl pegasus_restorer",
+    "pegasus_restorer:",
+    "    mov eax, {RT_SIGRETURN}",
+    "    syscall",
+    "    ud2",
+    // extern "C" fn(stack_top, function, argument) -> !
+    ".globl pegasus_run_on",
+    "pegasus_run_on:",
+    "    mov rsp, rdi",
+    "    xor ebp, ebp",
+    "    mov rdi, rdx",
+    "    call rsi",
+    "    ud2",
+    // extern "C" fn(state, status) -> !: from the store on, the stack may belong to another thread.
+    ".globl pegasus_vanish",
+    "pegasus_vanish:",
+    "    mov dword ptr [rdi], 0",
+    "    mov edi, esi",
+    "    mov eax, {EXIT}",
+    "    syscall",
+    "    ud2",
+    ".popsection",
+    CLONE = const nr::CLONE,
+    CLONE3 = const nr::CLONE3,
+    RT_SIGRETURN = const nr::RT_SIGRETURN,
+    EXIT = const nr::EXIT,
+);
+
+unsafe extern "C" {
+    fn pegasus_clone(flags: u64, stack: usize, parent: usize, child: usize, tls: usize) -> usize;
+    fn pegasus_clone3(args: *const pegasus_abi::clone::CloneArgs, len: usize) -> usize;
+    fn pegasus_run_on(stack_top: usize, function: extern "C" fn(usize) -> !, argument: usize) -> !;
+    fn pegasus_vanish(state: *const u32, status: i32) -> !;
+    static pegasus_restorer: u8;
+}
+
+/// What a new task runs first, on its own vkernel stack; when it returns, the task goes out through
+/// the gate with the registers prepared at the top of that stack.
+pub type ChildStart = extern "C" fn(&'static Area);
+
+/// Length of what [`prepare_child`] puts below the saved registers.
+const CHILD_HEAD_LEN: usize = 16;
+
+/// Lays `start` and `area` out on the area's vkernel stack and gives the stack pointer for clone(2).
+///
+/// # Safety
+/// The area's stack must be unused, and both must live as long as the task.
+pub unsafe fn prepare_child(area: &Area, start: ChildStart) -> usize {
+    let sp = area.stack_top.get() - REGS_LEN - CHILD_HEAD_LEN;
+    // SAFETY: the stack is the area's own and unused.
+    unsafe {
+        (sp as *mut usize).write(start as usize);
+        ((sp + 8) as *mut usize).write(&raw const *area as usize);
+    }
+    sp
+}
+
+/// clone(2) of a task that starts at a stack made by [`prepare_child`].
+///
+/// # Safety
+/// `flags` must not make parent and child share what the vkernel expects to be separate, and the
+/// signal mask must be full so that the child takes no signal before it has its area.
+pub unsafe fn clone(
+    flags: u64,
+    stack: usize,
+    parent_tid: usize,
+    child_tid: usize,
+    tls: usize,
+) -> Result {
+    // SAFETY: the caller's promise.
+    from_return(unsafe { pegasus_clone(flags, stack, parent_tid, child_tid, tls) })
+}
+
+/// clone3(2) likewise; `args.stack + args.stack_size` must be what [`prepare_child`] gave.
+///
+/// # Safety
+/// As for [`clone`].
+pub unsafe fn clone3(args: &pegasus_abi::clone::CloneArgs) -> Result {
+    // SAFETY: the caller's promise.
+    from_return(unsafe { pegasus_clone3(args, size_of_val(args)) })
+}
+
+/// Makes `area` the calling thread's.
+///
+/// # Safety
+/// It must be settled, live until the thread is gone, and belong to no other thread.
+pub unsafe fn attach(area: &Area) {
+    set_gs(&raw const *area as usize);
+}
+
+/// Takes the calling thread's area away (threads of the runtime that only call into the vkernel).
+pub fn detach() {
+    set_gs(0);
+}
+
+fn set_gs(base: usize) {
+    // SAFETY: Rust code here uses GS for nothing but `area::current`, whose callers vouch for it.
+    let _ = unsafe { pegasus_host_call(nr::ARCH_PRCTL, ARCH_SET_GS, base) };
+}
+
+/// # Safety
+/// As for a raw system call.
+unsafe fn pegasus_host_call(number: usize, a: usize, b: usize) -> usize {
+    let value;
+    // SAFETY: the x86-64 system call convention.
+    unsafe {
+        core::arch::asm!("syscall", inlateout("rax") number => value, in("rdi") a, in("rsi") b,
+            lateout("rcx") _, lateout("r11") _, options(nostack));
+    }
+    value
+}
+
+/// Goes on in `function` on another stack, for good.
+///
+/// # Safety
+/// `stack_top` must be the aligned end of an unused stack.
+pub unsafe fn run_on(stack_top: usize, function: extern "C" fn(usize) -> !, argument: usize) -> ! {
+    // SAFETY: the caller's promise.
+    unsafe { pegasus_run_on(stack_top, function, argument) }
+}
+
+/// Ends the calling thread; `state` becomes 0 when its vkernel stack is no longer used.
+///
+/// # Safety
+/// All signals must be blocked: nothing may use this stack any more.
+pub unsafe fn vanish(state: &core::sync::atomic::AtomicU32, status: i32) -> ! {
+    // SAFETY: the caller's promise.
+    unsafe { pegasus_vanish(state.as_ptr(), status) }
+}
+
+/// The restorer for handlers that the vkernel registers with the kernel.
+pub fn restorer() -> usize {
+    &raw const pegasus_restorer as usize
+}

@@ -1,0 +1,48 @@
+//! futex(2), process-shared: every lock of the vkernel lies in memory that several processes map.
+
+use crate::raw::{call3, call4};
+use core::sync::atomic::AtomicU32;
+use pegasus_abi::clone::{FUTEX_WAIT, FUTEX_WAKE};
+use pegasus_abi::nr;
+
+/// Sleeps while `word` holds `expected`; returns on wake-up, on a signal, or at once.
+pub fn wait(word: &AtomicU32, expected: u32) {
+    // SAFETY: the kernel only reads `word`.
+    let _ = unsafe {
+        call4(
+            nr::FUTEX,
+            word.as_ptr() as usize,
+            FUTEX_WAIT as usize,
+            expected as usize,
+            0,
+        )
+    };
+}
+
+/// [`wait`] for at most `timeout_ns` nanoseconds.
+pub fn wait_for(word: &AtomicU32, expected: u32, timeout_ns: u64) {
+    let timeout = [timeout_ns / 1_000_000_000, timeout_ns % 1_000_000_000];
+    // SAFETY: the kernel only reads `word` and `timeout`.
+    let _ = unsafe {
+        call4(
+            nr::FUTEX,
+            word.as_ptr() as usize,
+            FUTEX_WAIT as usize,
+            expected as usize,
+            timeout.as_ptr() as usize,
+        )
+    };
+}
+
+/// Wakes up to `count` waiters.
+pub fn wake(word: &AtomicU32, count: u32) {
+    // SAFETY: the kernel only uses the address as a key.
+    let _ = unsafe {
+        call3(
+            nr::FUTEX,
+            word.as_ptr() as usize,
+            FUTEX_WAKE as usize,
+            count as usize,
+        )
+    };
+}
