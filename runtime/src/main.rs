@@ -1,1 +1,19 @@
-fn main(){}
+//! `pegasus`: an OCI runtime that loads a container's programs next to a user-space kernel.
+//!
+//! [`cli`] is the command line, one module per command; [`container`] the steps in the life of a
+//! container; [`executor`] what its process does last; [`sys`] the calls without a safe wrapper.
+
+#![deny(unsafe_code)]
+
+mod cli;
+mod clock;
+mod container;
+mod error;
+mod executor;
+mod logging;
+mod self_copy;
+mod sys;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

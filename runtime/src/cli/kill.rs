@@ -1,0 +1,141 @@
+//! `pegasus kill`: send a signal to a container's first process, or to all of them.
+
+use super::{Context, Outcome};
+use crate::container::cgroup::ContainerCgroup;
+use crate::container::facts::Facts;
+use crate::container::process_start_time;
+use crate::sys;
+use clap::Args;
+use libcontainer::container::{Container, ContainerStatus};
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+/// Send a signal to a container
+#[derive(Debug, Args)]
+pub struct Kill {
+    /// Send the signal to every process in the container
+    #[arg(short, long)]
+    pub all: bool,
+    /// Container identifier
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub container_id: String,
+    /// Signal to send: a name or a number
+    #[arg(default_value = "TERM")]
+    pub signal: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum KillError {
+    #[error("unknown signal {0:?}: use a name such as TERM or RTMIN+3, or a number from 1 to 64")]
+    UnknownSignal(String),
+    #[error("container not running")]
+    NotRunning,
+    #[error("cannot send signal {signal} to process {pid}")]
+    Send {
+        signal: i32,
+        pid: Pid,
+        source: Errno,
+    },
+}
+
+pub fn run(context: &Context, arguments: &Kill) -> Outcome {
+    let signal = parse_signal(&arguments.signal)?;
+    let container = context.root.load(&arguments.container_id)?;
+    if arguments.all {
+        ContainerCgroup::of(&container)?.kill_all(signal)?;
+        return Ok(0);
+    }
+    send(&container, signal)?;
+    // Under cgroup v1 a frozen process does not even die before it is thawed.
+    if signal == libc::SIGKILL && container.status() == ContainerStatus::Paused {
+        ContainerCgroup::of(&container)?.thaw()?;
+    }
+    Ok(0)
+}
+
+fn send(container: &Container, signal: i32) -> Result<(), KillError> {
+    let pid = container
+        .pid()
+        .filter(|_| container.status() != ContainerStatus::Stopped)
+        .filter(|pid| is_same_process(container, *pid))
+        .ok_or(KillError::NotRunning)?;
+    match sys::process::kill(pid, signal) {
+        Ok(()) => Ok(()),
+        Err(Errno::ESRCH) => Err(KillError::NotRunning),
+        Err(source) => Err(KillError::Send {
+            signal,
+            pid,
+            source,
+        }),
+    }
+}
+
+/// Whether `pid` still is the container's first process and not a stranger that was given its number.
+fn is_same_process(container: &Container, pid: Pid) -> bool {
+    match Facts::load(&container.root) {
+        Ok(Some(Facts {
+            start_time: Some(expected),
+            ..
+        })) => process_start_time(pid) == Some(expected),
+        _ => true,
+    }
+}
+
+/// A number, or a name with or without `SIG`, real-time signals included.
+fn parse_signal(text: &str) -> Result<i32, KillError> {
+    let unknown = || KillError::UnknownSignal(text.to_owned());
+    if let Ok(number) = text.parse::<i32>() {
+        return if (1..=libc::SIGRTMAX()).contains(&number) {
+            Ok(number)
+        } else {
+            Err(unknown())
+        };
+    }
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let offset = |rest: &str| {
+        if rest.is_empty() {
+            Some(0)
+        } else {
+            rest[1..].parse::<i32>().ok()
+        }
+    };
+    let number = if let Some(rest) = name.strip_prefix("RTMIN") {
+        offset(rest).map(|offset| libc::SIGRTMIN() + offset)
+    } else if let Some(rest) = name.strip_prefix("RTMAX") {
+        offset(rest).map(|offset| libc::SIGRTMAX() - offset)
+    } else {
+        format!("SIG{name}")
+            .parse::<nix::sys::signal::Signal>()
+            .ok()
+            .map(|signal| signal as i32)
+    };
+    number
+        .filter(|number| (1..=libc::SIGRTMAX()).contains(number))
+        .ok_or_else(unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        let cases = [
+            ("9", 9),
+            ("TERM", 15),
+            ("SIGTERM", 15),
+            ("term", 15),
+            ("RTMIN", 34),
+            ("SIGRTMIN+3", 37),
+            ("RTMAX-1", 63),
+            ("64", 64),
+        ];
+        for (text, number) in cases {
+            assert_eq!(parse_signal(text).unwrap(), number, "{text}");
+        }
+        for text in ["", "0", "65", "-1", "FOO", "RTMIN+99", "RTMINé", "SIG"] {
+            assert!(parse_signal(text).is_err(), "{text}");
+        }
+    }
+}

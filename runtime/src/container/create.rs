@@ -1,0 +1,146 @@
+//! Creates a container: its namespaces, mounts and first process, which then waits for `start`.
+
+use super::bundle::{Bundle, BundleError};
+use super::cgroup::ContainerCgroup;
+use super::explain::explain;
+use super::facts::{Facts, FactsError, Isolation, Placement};
+use super::root::{Root, RootError};
+use crate::executor::Role;
+use crate::executor::native::NativeExecutor;
+use crate::sys;
+use libcontainer::container::Container;
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::error::LibcontainerError;
+use libcontainer::syscall::syscall::SyscallType;
+use nix::errno::Errno;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    #[error(transparent)]
+    Root(#[from] RootError),
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    #[error("cannot give the container a session keyring; --no-new-keyring does without")]
+    Keyring(#[source] Errno),
+    #[error("cannot keep the C library from loading modules")]
+    NameService(#[source] Errno),
+    #[error("unable to start container process: {}", explain(.0))]
+    Library(Box<LibcontainerError>),
+    #[error(transparent)]
+    Facts(#[from] FactsError),
+}
+
+/// What the command line says about the container to create.
+#[derive(Debug, Clone)]
+pub struct CreateRequest<'a> {
+    pub id: &'a str,
+    pub bundle: &'a Path,
+    pub console_socket: Option<PathBuf>,
+    pub pid_file: Option<PathBuf>,
+    pub preserve_fds: i32,
+    pub pivot: Pivot,
+    pub keyring: Keyring,
+    pub cgroups: Cgroups,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pivot {
+    PivotRoot,
+    MoveMount,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keyring {
+    New,
+    Inherited,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cgroups {
+    FileSystem,
+    Systemd,
+}
+
+/// Creates the container, or leaves nothing behind.
+pub fn create(root: &Root, request: &CreateRequest<'_>) -> Result<Container, CreateError> {
+    let _lock = root.reserve(request.id)?;
+    let bundle = Bundle::load(request.bundle)?;
+    sys::name_service::use_files_only().map_err(CreateError::NameService)?;
+    if request.keyring == Keyring::New {
+        new_keyring(request.id)?;
+    }
+    let directory = root.directory(request.id)?;
+    let created = build(root, request, &bundle).and_then(|container| {
+        let facts = facts_of(&container);
+        facts.save(&directory)?;
+        Ok(container)
+    });
+    if created.is_err() {
+        remove_remains(&directory, request, &bundle);
+    }
+    created
+}
+
+fn build(
+    root: &Root,
+    request: &CreateRequest<'_>,
+    bundle: &Bundle,
+) -> Result<Container, CreateError> {
+    let failed = |error| CreateError::Library(Box::new(error));
+    ContainerBuilder::new(request.id.to_owned(), SyscallType::default())
+        .with_executor(NativeExecutor::new(Role::Init))
+        .with_pid_file(request.pid_file.clone())
+        .map_err(failed)?
+        .with_console_socket(request.console_socket.clone())
+        .with_root_path(root.path())
+        .map_err(failed)?
+        .with_preserved_fds(request.preserve_fds)
+        .as_init(&bundle.path)
+        .with_systemd(request.cgroups == Cgroups::Systemd)
+        .with_detach(true)
+        .with_no_pivot(request.pivot == Pivot::MoveMount)
+        .build()
+        .map_err(failed)
+}
+
+fn new_keyring(id: &str) -> Result<(), CreateError> {
+    match sys::keyring::join_session_keyring(&format!("_ses.{id}")) {
+        // A kernel without keyrings, or a policy that forbids them, has none to protect.
+        Ok(()) | Err(Errno::ENOSYS | Errno::EPERM | Errno::EACCES) => Ok(()),
+        Err(errno) => Err(CreateError::Keyring(errno)),
+    }
+}
+
+fn facts_of(container: &Container) -> Facts {
+    Facts {
+        group: None,
+        isolation: Isolation::Own,
+        placement: Placement::Native,
+        reason: "placed as a plain process".to_owned(),
+        start_time: container.pid().and_then(super::process_start_time),
+    }
+}
+
+/// Undoes a creation that failed half-way. Errors here are logged only: the user is to see why the
+/// creation failed.
+fn remove_remains(directory: &Path, request: &CreateRequest<'_>, bundle: &Bundle) {
+    let configured = bundle
+        .spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.cgroups_path().clone());
+    let path = libcontainer::utils::get_cgroup_path(&configured, request.id);
+    let systemd = request.cgroups == Cgroups::Systemd;
+    if let Err(error) =
+        ContainerCgroup::at(path, request.id, systemd).and_then(|cgroup| cgroup.remove())
+    {
+        tracing::debug!("cannot remove the cgroup: {}", crate::error::chain(&error));
+    }
+    match fs::remove_dir_all(directory) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!("cannot remove {directory:?}: {error}"),
+    }
+}

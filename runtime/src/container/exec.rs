@@ -1,0 +1,202 @@
+//! Starts a further process in a running container.
+
+use super::bundle::{self, Bundle, BundleError};
+use super::explain::explain;
+use super::root::{Root, RootError};
+use crate::executor::native::NativeExecutor;
+use crate::executor::{Confinement, Role};
+use crate::sys;
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::container::{Container, ContainerStatus};
+use libcontainer::error::LibcontainerError;
+use libcontainer::oci_spec::runtime::{
+    Capabilities, Capability, LinuxCapabilities, LinuxSeccomp, Process,
+};
+use libcontainer::syscall::syscall::SyscallType;
+use nix::errno::Errno;
+use nix::sys::memfd::{MemFdCreateFlag, memfd_create};
+use nix::unistd::Pid;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    #[error(transparent)]
+    Root(#[from] RootError),
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    #[error("cannot exec in a container that is {0}, only in one that is running")]
+    NotRunning(String),
+    #[error("cannot exec in a paused container (use --ignore-paused to override)")]
+    Paused,
+    #[error("cannot hand the process description to the container library")]
+    Description(#[source] io::Error),
+    #[error("cannot keep the C library from loading modules")]
+    NameService(#[source] Errno),
+    #[error("unable to start container process: {}", explain(.0))]
+    Library(Box<LibcontainerError>),
+}
+
+/// What the command line says about the process to start.
+#[derive(Debug)]
+pub struct ExecRequest<'a> {
+    pub id: &'a str,
+    pub process: Process,
+    pub console_socket: Option<PathBuf>,
+    pub pid_file: Option<PathBuf>,
+    pub preserve_fds: i32,
+    pub cgroup: Option<String>,
+    pub paused: WhenPaused,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenPaused {
+    Refuse,
+    Wait,
+}
+
+/// The container and its bundle, if a process may be started in it now.
+pub fn target(root: &Root, id: &str, paused: WhenPaused) -> Result<(Container, Bundle), ExecError> {
+    let container = root.load(id)?;
+    match (container.status(), paused) {
+        (ContainerStatus::Running, _) | (ContainerStatus::Paused, WhenPaused::Wait) => {}
+        (ContainerStatus::Paused, WhenPaused::Refuse) => return Err(ExecError::Paused),
+        (other, _) => return Err(ExecError::NotRunning(other.to_string().to_lowercase())),
+    }
+    let bundle = Bundle::read(container.bundle())?;
+    Ok((container, bundle))
+}
+
+/// Starts the process and returns its pid; it is a child of this process.
+pub fn exec(root: &Root, bundle: &Bundle, request: &ExecRequest<'_>) -> Result<Pid, ExecError> {
+    bundle::check_process(&request.process)?;
+    sys::name_service::use_files_only().map_err(ExecError::NameService)?;
+    let seccomp = bundle
+        .spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.seccomp().clone());
+    let (described, confinement) = confine(request.process.clone(), seccomp);
+    let description = describe(&described).map_err(ExecError::Description)?;
+
+    let failed = |error| ExecError::Library(Box::new(error));
+    ContainerBuilder::new(request.id.to_owned(), SyscallType::default())
+        .with_executor(NativeExecutor::new(Role::Exec(confinement)))
+        .with_root_path(root.path())
+        .map_err(failed)?
+        .with_console_socket(request.console_socket.clone())
+        .with_pid_file(request.pid_file.clone())
+        .map_err(failed)?
+        .with_preserved_fds(request.preserve_fds)
+        .as_tenant()
+        .with_process(Some(format!("/proc/self/fd/{}", description.as_raw_fd())))
+        .with_detach(true)
+        .with_ignore_paused(request.paused == WhenPaused::Wait)
+        .with_sub_cgroup(request.cgroup.clone())
+        .build()
+        .map_err(failed)
+}
+
+/// Splits the process into what the library sets up and what the executor adds. The library does
+/// not load the container's seccomp policy into further processes; the executor does, and for that
+/// (unless `noNewPrivileges` is set) the process keeps CAP_SYS_ADMIN until the policy is loaded.
+fn confine(mut process: Process, seccomp: Option<LinuxSeccomp>) -> (Process, Confinement) {
+    let mut capabilities = process
+        .capabilities()
+        .clone()
+        .unwrap_or_else(no_capabilities);
+    list_all_sets(&mut capabilities);
+    process.set_capabilities(Some(capabilities.clone()));
+    let confinement = Confinement {
+        seccomp,
+        capabilities: Some(capabilities.clone()),
+    };
+    if confinement.seccomp.is_some() && process.no_new_privileges() != Some(true) {
+        let with_admin = |set: &Option<Capabilities>| {
+            let mut set = set.clone().unwrap_or_default();
+            set.insert(Capability::SysAdmin);
+            Some(set)
+        };
+        let (effective, permitted) = (
+            with_admin(capabilities.effective()),
+            with_admin(capabilities.permitted()),
+        );
+        capabilities.set_effective(effective);
+        capabilities.set_permitted(permitted);
+        process.set_capabilities(Some(capabilities));
+    }
+    (process, confinement)
+}
+
+fn no_capabilities() -> LinuxCapabilities {
+    let mut capabilities = LinuxCapabilities::default();
+    capabilities
+        .set_bounding(None)
+        .set_effective(None)
+        .set_permitted(None)
+        .set_inheritable(None)
+        .set_ambient(None);
+    capabilities
+}
+
+/// A set that is not listed is an empty one.
+fn list_all_sets(capabilities: &mut LinuxCapabilities) {
+    let listed = |set: &Option<Capabilities>| Some(set.clone().unwrap_or_default());
+    let bounding = listed(capabilities.bounding());
+    let effective = listed(capabilities.effective());
+    let permitted = listed(capabilities.permitted());
+    let inheritable = listed(capabilities.inheritable());
+    let ambient = listed(capabilities.ambient());
+    capabilities
+        .set_bounding(bounding)
+        .set_effective(effective)
+        .set_permitted(permitted)
+        .set_inheritable(inheritable)
+        .set_ambient(ambient);
+}
+
+/// The library takes a path, so the description goes into a memory file.
+fn describe(process: &Process) -> Result<File, io::Error> {
+    let mut file = File::from(memfd_create(
+        c"pegasus-process",
+        MemFdCreateFlag::MFD_CLOEXEC,
+    )?);
+    file.write_all(&serde_json::to_vec(process)?)?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn admin_is_lent_only_for_loading_a_policy() {
+        let has_admin = |process: &Process| {
+            let capabilities = process.capabilities().as_ref().unwrap();
+            capabilities
+                .effective()
+                .as_ref()
+                .unwrap()
+                .contains(&Capability::SysAdmin)
+        };
+        let mut process = Process::default();
+        process.set_capabilities(None).set_no_new_privileges(None);
+
+        let (plain, confinement) = confine(process.clone(), None);
+        assert!(!has_admin(&plain));
+        assert_eq!(plain.capabilities(), &confinement.capabilities);
+
+        let (lent, confinement) = confine(process.clone(), Some(LinuxSeccomp::default()));
+        assert!(has_admin(&lent));
+        let kept = confinement.capabilities.unwrap();
+        assert!(kept.effective().as_ref().unwrap().is_empty());
+        assert!(kept.bounding().as_ref().unwrap().is_empty());
+
+        process.set_no_new_privileges(Some(true));
+        assert!(!has_admin(
+            &confine(process, Some(LinuxSeccomp::default())).0
+        ));
+    }
+}

@@ -1,0 +1,142 @@
+//! What every executor does before the program runs: find it, and give the process exactly the
+//! environment, umask, system-call policy and capabilities that its specification says.
+
+use super::environment::{self, EnvironmentError};
+use super::lookup::{self, LookupError};
+use super::{Confinement, Role, credentials};
+use caps::errors::CapsError;
+use libcontainer::oci_spec::runtime::{Process, Spec};
+use libcontainer::seccomp::{SeccompError, initialize_seccomp};
+use nix::sys::stat::{Mode, umask};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    #[error("process.args in config.json is empty: name a program to run")]
+    NoProgram,
+    #[error("process.args in config.json contains a NUL character")]
+    NulInArguments,
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
+    #[error("cannot apply the container's seccomp policy")]
+    Seccomp(#[source] SeccompError),
+    #[error("the container's seccomp policy has a listener, which exec does not support")]
+    SeccompListener,
+    #[error("cannot set the capabilities that the container asks for")]
+    Capabilities(#[source] CapsError),
+}
+
+/// A program ready for `execve(2)`.
+#[derive(Debug, Clone)]
+pub struct Program {
+    pub path: CString,
+    pub argv: Vec<CString>,
+    pub envp: Vec<CString>,
+}
+
+/// State carried from the checks before `start` to the execution after it.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    pub role: Role,
+    found: RefCell<Option<PathBuf>>,
+    library_environment: RefCell<HashMap<String, String>>,
+}
+
+const UMASK_DEFAULT: Mode = Mode::from_bits_truncate(0o022);
+
+impl Launch {
+    pub fn new(role: Role) -> Self {
+        Launch {
+            role,
+            found: RefCell::default(),
+            library_environment: RefCell::default(),
+        }
+    }
+
+    /// Everything that can be refused while `create` still waits for the answer.
+    pub fn check(&self, spec: &Spec) -> Result<PathBuf, LaunchError> {
+        let process = process_of(spec)?;
+        let listed = process.env().as_deref().unwrap_or_default();
+        environment::compose(listed, &HashMap::new())?;
+        let arguments = process.args().as_deref().unwrap_or_default();
+        let name = arguments.first().ok_or(LaunchError::NoProgram)?;
+        let path = lookup::find_program(name, environment::search_path(listed))?;
+        self.found.replace(Some(path.clone()));
+        if process.user().umask().is_none() {
+            umask(UMASK_DEFAULT);
+        }
+        Ok(path)
+    }
+
+    /// Keeps the environment that the container library computed.
+    pub fn keep_environment(&self, environment: HashMap<String, String>) {
+        self.library_environment.replace(environment);
+    }
+
+    /// The last steps with the runtime's code: seccomp, capabilities; then the program to execute.
+    pub fn finish(&self, spec: &Spec) -> Result<Program, LaunchError> {
+        let process = process_of(spec)?;
+        let program = self.program(process)?;
+        match &self.role {
+            Role::Init => credentials::clear_unlisted(process.capabilities().as_ref())
+                .map_err(LaunchError::Capabilities)?,
+            Role::Exec(confinement) if process.no_new_privileges() == Some(true) => {
+                confinement.lower()?;
+                confinement.load_policy()?;
+            }
+            Role::Exec(confinement) => {
+                confinement.load_policy()?;
+                confinement.lower()?;
+            }
+        }
+        Ok(program)
+    }
+
+    fn program(&self, process: &Process) -> Result<Program, LaunchError> {
+        let arguments = process.args().as_deref().unwrap_or_default();
+        let listed = process.env().as_deref().unwrap_or_default();
+        let path = match self.found.borrow().as_ref() {
+            Some(path) => path.clone(),
+            None => {
+                let name = arguments.first().ok_or(LaunchError::NoProgram)?;
+                lookup::find_program(name, environment::search_path(listed))?
+            }
+        };
+        let to_c = |bytes: &[u8]| CString::new(bytes).map_err(|_| LaunchError::NulInArguments);
+        Ok(Program {
+            path: to_c(path.as_os_str().as_bytes())?,
+            argv: arguments
+                .iter()
+                .map(|argument| to_c(argument.as_bytes()))
+                .collect::<Result<_, _>>()?,
+            envp: environment::compose(listed, &self.library_environment.borrow())?,
+        })
+    }
+}
+
+impl Confinement {
+    fn lower(&self) -> Result<(), LaunchError> {
+        credentials::lower_to(self.capabilities.as_ref()).map_err(LaunchError::Capabilities)
+    }
+
+    fn load_policy(&self) -> Result<(), LaunchError> {
+        let Some(policy) = &self.seccomp else {
+            return Ok(());
+        };
+        match initialize_seccomp(policy) {
+            Ok(None) => Ok(()),
+            Ok(Some(_)) => Err(LaunchError::SeccompListener),
+            Err(error) => Err(LaunchError::Seccomp(error)),
+        }
+    }
+}
+
+fn process_of(spec: &Spec) -> Result<&Process, LaunchError> {
+    spec.process().as_ref().ok_or(LaunchError::NoProgram)
+}

@@ -1,0 +1,11 @@
+//! The only part of this program with `unsafe` code: calls that have no safe wrapper.
+//!
+//! Each function takes typed arguments, checks what it can, and turns the result into `Errno`.
+
+#![allow(unsafe_code)]
+
+pub mod keyring;
+pub mod name_service;
+pub mod process;
+pub mod signals;
+pub mod terminal;
