@@ -1,0 +1,7 @@
+//! `cargo xtask bench`
+use anyhow::Result;
+#[derive(Debug, clap::Args)]
+pub struct Arguments {}
+pub fn run(_: &Arguments) -> Result<()> {
+    Ok(())
+}
