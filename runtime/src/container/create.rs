@@ -1,5 +1,6 @@
 //! Creates a container: its namespaces, mounts and first process, which then waits for `start`.
 
+use super::adapt::{AdaptError, AdaptedBundle};
 use super::bundle::{Bundle, BundleError};
 use super::cgroup::ContainerCgroup;
 use super::explain::explain;
@@ -28,6 +29,8 @@ pub enum CreateError {
     NameService(#[source] Errno),
     #[error("unable to start container process: {}", explain(.0))]
     Library(Box<LibcontainerError>),
+    #[error(transparent)]
+    Adapt(#[from] AdaptError),
     #[error(transparent)]
     Facts(#[from] FactsError),
 }
@@ -72,7 +75,11 @@ pub fn create(root: &Root, request: &CreateRequest<'_>) -> Result<Container, Cre
         new_keyring(request.id)?;
     }
     let directory = root.directory(request.id)?;
-    let created = build(root, request, &bundle).and_then(|container| {
+    let created = build(root, request, &bundle).and_then(|mut container| {
+        container.state.bundle.clone_from(&bundle.path);
+        container
+            .save()
+            .map_err(|error| CreateError::Library(Box::new(error)))?;
         let facts = facts_of(&container);
         facts.save(&directory)?;
         Ok(container)
@@ -89,6 +96,7 @@ fn build(
     bundle: &Bundle,
 ) -> Result<Container, CreateError> {
     let failed = |error| CreateError::Library(Box::new(error));
+    let adapted = AdaptedBundle::write(root.path(), request.id, bundle)?;
     ContainerBuilder::new(request.id.to_owned(), SyscallType::default())
         .with_executor(NativeExecutor::new(Role::Init))
         .with_pid_file(request.pid_file.clone())
@@ -97,7 +105,7 @@ fn build(
         .with_root_path(root.path())
         .map_err(failed)?
         .with_preserved_fds(request.preserve_fds)
-        .as_init(&bundle.path)
+        .as_init(&adapted.path)
         .with_systemd(request.cgroups == Cgroups::Systemd)
         .with_detach(true)
         .with_no_pivot(request.pivot == Pivot::MoveMount)
@@ -131,7 +139,7 @@ fn remove_remains(directory: &Path, request: &CreateRequest<'_>, bundle: &Bundle
         .linux()
         .as_ref()
         .and_then(|linux| linux.cgroups_path().clone());
-    let path = libcontainer::utils::get_cgroup_path(&configured, request.id);
+    let path = configured.unwrap_or_else(|| PathBuf::from(request.id));
     let systemd = request.cgroups == Cgroups::Systemd;
     if let Err(error) =
         ContainerCgroup::at(path, request.id, systemd).and_then(|cgroup| cgroup.remove())

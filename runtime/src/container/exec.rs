@@ -1,5 +1,6 @@
 //! Starts a further process in a running container.
 
+use super::adapt::adapt_process;
 use super::bundle::{self, Bundle, BundleError};
 use super::explain::explain;
 use super::root::{Root, RootError};
@@ -9,9 +10,7 @@ use crate::sys;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::container::{Container, ContainerStatus};
 use libcontainer::error::LibcontainerError;
-use libcontainer::oci_spec::runtime::{
-    Capabilities, Capability, LinuxCapabilities, LinuxSeccomp, Process,
-};
+use libcontainer::oci_spec::runtime::{Capabilities, Capability, LinuxSeccomp, Process};
 use libcontainer::syscall::syscall::SyscallType;
 use nix::errno::Errno;
 use nix::sys::memfd::{MemFdCreateFlag, memfd_create};
@@ -103,12 +102,8 @@ pub fn exec(root: &Root, bundle: &Bundle, request: &ExecRequest<'_>) -> Result<P
 /// not load the container's seccomp policy into further processes; the executor does, and for that
 /// (unless `noNewPrivileges` is set) the process keeps CAP_SYS_ADMIN until the policy is loaded.
 fn confine(mut process: Process, seccomp: Option<LinuxSeccomp>) -> (Process, Confinement) {
-    let mut capabilities = process
-        .capabilities()
-        .clone()
-        .unwrap_or_else(no_capabilities);
-    list_all_sets(&mut capabilities);
-    process.set_capabilities(Some(capabilities.clone()));
+    adapt_process(&mut process);
+    let mut capabilities = process.capabilities().clone().unwrap_or_default();
     let confinement = Confinement {
         seccomp,
         capabilities: Some(capabilities.clone()),
@@ -128,33 +123,6 @@ fn confine(mut process: Process, seccomp: Option<LinuxSeccomp>) -> (Process, Con
         process.set_capabilities(Some(capabilities));
     }
     (process, confinement)
-}
-
-fn no_capabilities() -> LinuxCapabilities {
-    let mut capabilities = LinuxCapabilities::default();
-    capabilities
-        .set_bounding(None)
-        .set_effective(None)
-        .set_permitted(None)
-        .set_inheritable(None)
-        .set_ambient(None);
-    capabilities
-}
-
-/// A set that is not listed is an empty one.
-fn list_all_sets(capabilities: &mut LinuxCapabilities) {
-    let listed = |set: &Option<Capabilities>| Some(set.clone().unwrap_or_default());
-    let bounding = listed(capabilities.bounding());
-    let effective = listed(capabilities.effective());
-    let permitted = listed(capabilities.permitted());
-    let inheritable = listed(capabilities.inheritable());
-    let ambient = listed(capabilities.ambient());
-    capabilities
-        .set_bounding(bounding)
-        .set_effective(effective)
-        .set_permitted(permitted)
-        .set_inheritable(inheritable)
-        .set_ambient(ambient);
 }
 
 /// The library takes a path, so the description goes into a memory file.

@@ -2,36 +2,53 @@
 
 use crate::error::chain;
 use crate::executor::lookup::errno_text;
-use crate::logging::first_error;
+use crate::logging::library_errors;
 use libcontainer::error::LibcontainerError;
 use nix::errno::Errno;
 
 /// What the library wraps around the text that matters.
-const WRAPPINGS: [&str; 3] = [
-    "failed to create container: ",
-    "exec process failed with error ",
-    "intermediate process error ",
+const WRAPPINGS: [(&str, &str); 5] = [
+    ("failed to create container: ", ""),
+    ("error in executing process : ", ""),
+    ("exec process failed with error ", ""),
+    ("intermediate process error ", ""),
+    // Its main process names the message that it got instead of the one it waited for.
+    (
+        "received unexpected message: ExecFailed(\"",
+        "\"), expected: HookRequest",
+    ),
 ];
 
-/// One sentence: the library's message without its wrappings, then the first thing that went wrong.
+/// One sentence: the library's message without its wrappings, then the first thing that went wrong,
+/// then the kernel's reason.
 pub fn explain(error: &LibcontainerError) -> String {
-    join(&chain(error), first_error::recall().as_deref())
+    join(&chain(error), &library_errors::recall())
 }
 
-fn join(message: &str, first: Option<&str>) -> String {
+fn join(message: &str, events: &[String]) -> String {
     let mut text = message.trim_matches(|c: char| c == '\0' || c.is_whitespace());
-    while let Some(rest) = WRAPPINGS
+    while let Some(inner) = WRAPPINGS
         .iter()
-        .find_map(|wrapping| text.strip_prefix(wrapping))
+        .find_map(|(before, after)| text.strip_prefix(before)?.strip_suffix(after))
     {
-        text = rest;
+        text = inner;
     }
-    let text = name_errors(text);
-    match first.map(name_errors) {
-        Some(first) if !first.contains(&text) && !text.contains(&first) => {
-            format!("{text}: {first}")
+    let mut text = text.replace("\\\"", "\"");
+    if let Some(first) = events.first() {
+        if first.starts_with(&text) {
+            // The event is the message with its cause.
+            text.clone_from(first);
+        } else if !first.contains(&text) && !text.contains(first) {
+            text = format!("{text}: {first}");
         }
-        Some(first) if text.len() < first.len() && !first.ends_with(&text) => first,
+    }
+    let text = name_errors(&text);
+    match events
+        .iter()
+        .find_map(|event| first_errno(event))
+        .map(errno_text)
+    {
+        Some(reason) if !text.to_lowercase().contains(&reason) => format!("{text}: {reason}"),
         _ => text,
     }
 }
@@ -39,26 +56,39 @@ fn join(message: &str, first: Option<&str>) -> String {
 /// Replaces the names of error numbers (`ENOENT`) by their texts, which docker looks for.
 fn name_errors(text: &str) -> String {
     let mut named = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(start) = rest.find(|c: char| c == 'E') {
-        let word_end = rest[start..]
-            .find(|c: char| !c.is_ascii_uppercase() && !c.is_ascii_digit())
-            .map_or(rest.len(), |len| start + len);
-        let is_word_start = !rest[..start].ends_with(|c: char| c.is_alphanumeric() || c == '_');
-        let word_end = word_end.max(start + 1);
-        named.push_str(&rest[..start]);
-        match errno_named(&rest[start..word_end]).filter(|_| is_word_start) {
+    for word in words(text) {
+        match errno_named(word) {
             Some(errno) => named.push_str(&errno_text(errno)),
-            None => named.push_str(&rest[start..word_end]),
+            None => named.push_str(word),
         }
-        rest = &rest[word_end..];
     }
-    named.push_str(rest);
     named
+}
+
+fn first_errno(text: &str) -> Option<Errno> {
+    words(text).find_map(errno_named)
+}
+
+/// Splits `text` into runs of word characters and runs of others.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let first = rest.chars().next()?;
+        let end = rest
+            .find(|c| is_word(c) != is_word(first))
+            .unwrap_or(rest.len());
+        let (word, after) = rest.split_at(end);
+        rest = after;
+        Some(word)
+    })
 }
 
 fn errno_named(word: &str) -> Option<Errno> {
     const ERRNO_MAX: i32 = 133;
+    if !word.starts_with('E') {
+        return None;
+    }
     (1..=ERRNO_MAX)
         .map(Errno::from_raw)
         .find(|errno| format!("{errno:?}") == word)
@@ -68,35 +98,41 @@ fn errno_named(word: &str) -> Option<Errno> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn wrappings_are_removed() {
-        let message = "failed to create container: exec process failed with error exec: \"x\": \
-                       executable file not found in $PATH";
-        assert_eq!(
-            join(message, None),
-            "exec: \"x\": executable file not found in $PATH"
-        );
-        assert_eq!(
-            join(
-                message,
-                Some("failed to initialize container process: exec: \"x\"")
-            ),
-            "exec: \"x\": executable file not found in $PATH: \
-             failed to initialize container process: exec: \"x\""
-        );
+    fn joined(message: &str, events: &[&str]) -> String {
+        let events: Vec<String> = events.iter().map(|event| (*event).to_owned()).collect();
+        join(message, &events)
     }
 
     #[test]
-    fn the_first_error_is_added_once() {
+    fn wrappings_are_removed() {
+        let message = "failed to create container: error in executing process : exec: \"x\": \
+                       executable file not found in $PATH";
+        let text = "exec: \"x\": executable file not found in $PATH";
+        assert_eq!(joined(message, &[]), text);
+        let first = format!("failed to initialize container process: {text}");
+        assert_eq!(joined(message, &[&first]), text);
+        let unexpected = "received unexpected message: ExecFailed(\"exec: \\\"x\\\": executable \
+                          file not found in $PATH\"), expected: HookRequest";
+        assert_eq!(joined(unexpected, &[&first]), text);
+    }
+
+    #[test]
+    fn cause_and_reason_are_added_once() {
         assert_eq!(
-            join("prepare rootfs", Some("bind /a: ENOTDIR")),
-            "prepare rootfs: bind /a: not a directory"
+            joined(
+                "failed to prepare rootfs",
+                &["failed to mount a: syscall", "Nix(ENOTDIR)"]
+            ),
+            "failed to prepare rootfs: failed to mount a: syscall: not a directory"
         );
         assert_eq!(
-            join("no such process", Some("no such process")),
+            joined("no such process", &["no such process"]),
             "no such process"
         );
-        assert_eq!(join("it failed\0\0", Some("x: it failed")), "it failed");
+        assert_eq!(
+            joined("it failed\0\0", &["it failed, err: EACCES"]),
+            "it failed, err: permission denied"
+        );
     }
 
     #[test]

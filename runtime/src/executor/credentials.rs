@@ -1,34 +1,9 @@
-//! Brings the capabilities of a container's process to exactly what its specification says.
-//!
-//! The container library changes only the sets that the specification lists. To runc a missing set
-//! means an empty one (docker lists no effective set for a user other than root), and what is missing
-//! must not be left as the runtime had it.
+//! The last change of a further process' capabilities.
 
 use caps::errors::CapsError;
 use caps::{CapSet, CapsHashSet};
 use libcontainer::capabilities::CapabilityExt;
 use libcontainer::oci_spec::runtime::{Capabilities, LinuxCapabilities};
-
-/// Empties every set that the specification does not list. The listed ones are set already.
-pub fn clear_unlisted(specified: Option<&LinuxCapabilities>) -> Result<(), CapsError> {
-    let is_listed = |set: fn(&LinuxCapabilities) -> &Option<Capabilities>| {
-        specified.is_some_and(|specified| set(specified).is_some())
-    };
-    let sets = [
-        (CapSet::Bounding, is_listed(LinuxCapabilities::bounding)),
-        (CapSet::Ambient, is_listed(LinuxCapabilities::ambient)),
-        (
-            CapSet::Inheritable,
-            is_listed(LinuxCapabilities::inheritable),
-        ),
-        (CapSet::Effective, is_listed(LinuxCapabilities::effective)),
-        (CapSet::Permitted, is_listed(LinuxCapabilities::permitted)),
-    ];
-    for (set, _) in sets.into_iter().filter(|(_, is_listed)| !is_listed) {
-        change(set, &CapsHashSet::new())?;
-    }
-    Ok(())
-}
 
 /// Gives up what a process held in addition to `specified` in order to load its seccomp policy.
 pub fn lower_to(specified: Option<&LinuxCapabilities>) -> Result<(), CapsError> {

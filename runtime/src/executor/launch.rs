@@ -3,7 +3,7 @@
 
 use super::environment::{self, EnvironmentError};
 use super::lookup::{self, LookupError};
-use super::{Confinement, Role, credentials};
+use super::{Confinement, Role, credentials, stdio};
 use caps::errors::CapsError;
 use libcontainer::oci_spec::runtime::{Process, Spec};
 use libcontainer::seccomp::{SeccompError, initialize_seccomp};
@@ -28,6 +28,8 @@ pub enum LaunchError {
     Seccomp(#[source] SeccompError),
     #[error("the container's seccomp policy has a listener, which exec does not support")]
     SeccompListener,
+    #[error("cannot open the container's /dev/null for standard input and output")]
+    Null(#[source] std::io::Error),
     #[error("cannot set the capabilities that the container asks for")]
     Capabilities(#[source] CapsError),
 }
@@ -68,6 +70,9 @@ impl Launch {
         let name = arguments.first().ok_or(LaunchError::NoProgram)?;
         let path = lookup::find_program(name, environment::search_path(listed))?;
         self.found.replace(Some(path.clone()));
+        if let Role::Init = self.role {
+            stdio::make_null_writable().map_err(LaunchError::Null)?;
+        }
         if process.user().umask().is_none() {
             umask(UMASK_DEFAULT);
         }
@@ -84,8 +89,7 @@ impl Launch {
         let process = process_of(spec)?;
         let program = self.program(process)?;
         match &self.role {
-            Role::Init => credentials::clear_unlisted(process.capabilities().as_ref())
-                .map_err(LaunchError::Capabilities)?,
+            Role::Init => {}
             Role::Exec(confinement) if process.no_new_privileges() == Some(true) => {
                 confinement.lower()?;
                 confinement.load_policy()?;

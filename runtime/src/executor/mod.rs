@@ -8,6 +8,7 @@ mod environment;
 pub mod launch;
 pub mod lookup;
 pub mod native;
+mod stdio;
 
 use libcontainer::oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp};
 

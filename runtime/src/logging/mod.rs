@@ -3,10 +3,10 @@
 //! containerd's shim passes `--log FILE --log-format json` and shows the user the message of the
 //! last line whose level is `error`; so a command that fails ends with exactly one such line
 //! ([`fatal`]). What the container library logs on the way down is kept apart: it appears only with
-//! `--debug`, but the first error of it is remembered across the library's clones
-//! ([`first_error`]), because the library's own error values often lose their cause.
+//! `--debug`, but its errors are remembered across the library's clones ([`library_errors`]), because
+//! the error values it returns often lose their cause.
 
-pub mod first_error;
+pub mod library_errors;
 mod line;
 mod subscriber;
 
@@ -24,7 +24,7 @@ pub enum LogError {
         source: std::io::Error,
     },
     #[error("cannot create the memory file that carries errors between processes")]
-    FirstError(#[source] nix::Error),
+    LibraryErrors(#[source] nix::Error),
     #[error("unknown --log-format {0:?}: use \"text\" or \"json\"")]
     Format(String),
 }
@@ -40,7 +40,7 @@ pub struct Log {
 impl Log {
     /// Installs the process-wide log. Call once, before the first event.
     pub fn install(&self) -> Result<(), LogError> {
-        first_error::install().map_err(LogError::FirstError)?;
+        library_errors::install().map_err(LogError::LibraryErrors)?;
         let file = self.file.as_deref().map(open).transpose()?;
         subscriber::install(file, self.format, self.debug);
         Ok(())

@@ -1,6 +1,6 @@
 //! Receives the `tracing` events of this program and of the container library.
 
-use super::first_error;
+use super::library_errors;
 use super::line::Format;
 use std::fmt::{Debug, Write as _};
 use std::fs::File;
@@ -53,7 +53,7 @@ impl Subscriber for LogSubscriber {
         let mut content = Content::default();
         event.record(&mut content);
         if !is_own(metadata) && *metadata.level() == Level::ERROR {
-            first_error::remember(&content.one_text());
+            library_errors::remember(&content.one_text());
         }
         if !self.is_printed(metadata) {
             return;

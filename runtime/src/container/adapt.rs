@@ -1,0 +1,154 @@
+//! Where the container library departs from runc, states in the specification what runc does.
+//!
+//! The library reads `config.json` itself, so a specification that needs a change is written to a
+//! directory of its own, which serves as the bundle while the container is created.
+
+use super::bundle::Bundle;
+use libcgroups::common::{CgroupSetup, get_cgroup_setup};
+use libcontainer::oci_spec::OciSpecError;
+use libcontainer::oci_spec::runtime::{Capabilities, LinuxCapabilities, Mount, Process, Spec};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, thiserror::Error)]
+pub enum AdaptError {
+    #[error("cannot create the directory {path:?} for the adapted specification")]
+    Directory { path: PathBuf, source: io::Error },
+    #[error("cannot write the adapted specification to {path:?}")]
+    Write { path: PathBuf, source: OciSpecError },
+}
+
+/// A bundle directory that exists for the duration of a creation.
+#[derive(Debug)]
+pub struct AdaptedBundle {
+    pub path: PathBuf,
+}
+
+impl AdaptedBundle {
+    /// Path for container `id` under the state directory: a name that is no container id.
+    pub fn path_for(root: &Path, id: &str) -> PathBuf {
+        root.join(format!("@bundle-{id}"))
+    }
+
+    pub fn write(root: &Path, id: &str, bundle: &Bundle) -> Result<Self, AdaptError> {
+        let path = Self::path_for(root, id);
+        fs::create_dir_all(&path).map_err(|source| AdaptError::Directory {
+            path: path.clone(),
+            source,
+        })?;
+        let adapted = AdaptedBundle { path };
+        let spec = adapt(bundle.spec.clone(), &bundle.path, id);
+        let file = adapted.path.join("config.json");
+        spec.save(&file)
+            .map_err(|source| AdaptError::Write { path: file, source })?;
+        Ok(adapted)
+    }
+}
+
+impl Drop for AdaptedBundle {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            tracing::warn!("cannot remove {:?}: {error}", self.path);
+        }
+    }
+}
+
+fn adapt(mut spec: Spec, bundle: &Path, id: &str) -> Spec {
+    if let Some(root) = spec.root_mut() {
+        root.set_path(bundle.join(root.path()));
+    }
+    if let Some(process) = spec.process_mut() {
+        adapt_process(process);
+    }
+    let cgroup_paths = read_only_cgroup_paths(spec.mounts().as_deref().unwrap_or_default());
+    if let Some(linux) = spec.linux_mut() {
+        if linux.cgroups_path().is_none() {
+            linux.set_cgroups_path(Some(PathBuf::from(id)));
+        }
+        if !cgroup_paths.is_empty() {
+            let mut paths = linux.readonly_paths().clone().unwrap_or_default();
+            paths.extend(cgroup_paths);
+            linux.set_readonly_paths(Some(paths));
+        }
+    }
+    spec
+}
+
+/// `noNewPrivileges: false` means the same as leaving it out, but the library then loads the seccomp
+/// policy too late. And a capability set that is left out is an empty one.
+pub fn adapt_process(process: &mut Process) {
+    if process.no_new_privileges() == Some(false) {
+        process.set_no_new_privileges(None);
+    }
+    let capabilities = process.capabilities().as_ref();
+    let set = |set: fn(&LinuxCapabilities) -> &Option<Capabilities>| {
+        Some(
+            capabilities
+                .and_then(|listed| set(listed).clone())
+                .unwrap_or_default(),
+        )
+    };
+    let mut listed = LinuxCapabilities::default();
+    listed
+        .set_bounding(set(LinuxCapabilities::bounding))
+        .set_effective(set(LinuxCapabilities::effective))
+        .set_permitted(set(LinuxCapabilities::permitted))
+        .set_inheritable(set(LinuxCapabilities::inheritable))
+        .set_ambient(set(LinuxCapabilities::ambient));
+    process.set_capabilities(Some(listed));
+}
+
+/// The library mounts the hierarchies of cgroup v1 writable even where read-only is asked for, and a
+/// container could lift its own limits.
+fn read_only_cgroup_paths(mounts: &[Mount]) -> Vec<String> {
+    let is_read_only = |mount: &&Mount| {
+        mount.typ().as_deref() == Some("cgroup")
+            && mount
+                .options()
+                .as_ref()
+                .is_some_and(|options| options.iter().any(|o| o == "ro"))
+    };
+    let Some(mount) = mounts.iter().find(is_read_only) else {
+        return Vec::new();
+    };
+    if matches!(get_cgroup_setup(), Ok(CgroupSetup::Unified) | Err(_)) {
+        return Vec::new();
+    }
+    let hierarchies = libcgroups::v1::util::list_subsystem_mount_points().unwrap_or_default();
+    hierarchies
+        .iter()
+        .filter_map(|hierarchy| hierarchy.file_name())
+        .map(|name| {
+            mount
+                .destination()
+                .join(name)
+                .to_string_lossy()
+                .into_owned()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_is_stated() {
+        let mut spec = Spec::default();
+        if let Some(process) = spec.process_mut() {
+            process
+                .set_no_new_privileges(Some(false))
+                .set_capabilities(None);
+        }
+        let adapted = adapt(spec, Path::new("/b"), "c1");
+        let process = adapted.process().as_ref().unwrap();
+        assert_eq!(process.no_new_privileges(), None);
+        let capabilities = process.capabilities().as_ref().unwrap();
+        assert!(capabilities.bounding().as_ref().unwrap().is_empty());
+        assert!(capabilities.ambient().as_ref().unwrap().is_empty());
+        let linux = adapted.linux().as_ref().unwrap();
+        assert_eq!(linux.cgroups_path().as_deref(), Some(Path::new("c1")));
+        assert!(adapted.root().as_ref().unwrap().path().starts_with("/b"));
+    }
+}
