@@ -25,8 +25,7 @@ pub struct Area {
     resume: Cell<usize>,
     /// See [`pending`]. Written by this thread's signal handler as well, hence atomic.
     pub pending: AtomicU32,
-    /// Non-zero: every call takes the slow path (tracing).
-    pub slow: AtomicU32,
+    _pad0: u32,
     /// Where this thread counts; never null while container code runs.
     pub shard: Cell<*const CounterShard>,
     /// How the present call came in: 0 through a rewritten site, 1 by a dispatch trap.
@@ -43,7 +42,6 @@ pub(crate) const STACK_TOP: usize = offset_of!(Area, stack_top);
 pub(crate) const USER_RSP: usize = offset_of!(Area, user_rsp);
 pub(crate) const RESUME: usize = offset_of!(Area, resume);
 pub(crate) const PENDING: usize = offset_of!(Area, pending);
-pub(crate) const SLOW: usize = offset_of!(Area, slow);
 pub(crate) const SHARD: usize = offset_of!(Area, shard);
 pub(crate) const PATH: usize = offset_of!(Area, path);
 pub(crate) const XMM: usize = offset_of!(Area, xmm);
@@ -66,7 +64,7 @@ impl Area {
             user_rsp: Cell::new(0),
             resume: Cell::new(0),
             pending: AtomicU32::new(0),
-            slow: AtomicU32::new(0),
+            _pad0: 0,
             shard: Cell::new(shard),
             path: Cell::new(0),
             _pad: 0,

@@ -112,12 +112,12 @@ global_asm!(
     "    mov eax, eax",
     "    cmp eax, {NR_LEN}",
     "    jae 2f",
-    "    cmp dword ptr gs:[{SLOW}], 0",
-    "    jne 2f",
     "    lea r11, [rip + PEGASUS_SERVED]",
     "    cmp byte ptr [r11 + rax], 0",
     "    jne 2f",
     "    mov r11, gs:[{SHARD}]",
+    "    cmp qword ptr [r11 + {TRACED}], 0",
+    "    jne 2f",
     "    inc qword ptr [r11 + 8*rax + {CALLS}]",
     "    inc qword ptr [r11]",
     ".globl pegasus_fast_check",
@@ -209,6 +209,12 @@ global_asm!(
     "pegasus_forward_restart:",
     "    mov rax, -512",
     "    ret",
+    // extern "C" fn() -> !
+    ".globl pegasus_leave",
+    "pegasus_leave:",
+    "    mov rsp, gs:[{STACK_TOP}]",
+    "    sub rsp, {REGS_LEN}",
+    "    jmp 3b",
     // extern "C" fn(frame) -> !, or back to the way out with -512 when something is pending.
     ".globl pegasus_sigreturn",
     "pegasus_sigreturn:",
@@ -236,11 +242,11 @@ global_asm!(
     RESUME = const area::RESUME,
     PATH = const area::PATH,
     XMM = const area::XMM,
-    SLOW = const area::SLOW,
     SHARD = const area::SHARD,
     PENDING = const area::PENDING,
     NR_LEN = const NR_LEN,
     CALLS = const offset_of!(CounterShard, calls),
+    TRACED = const offset_of!(CounterShard, traced),
     RAX = const offset_of!(Regs, rax),
     RIP = const offset_of!(Regs, rip),
     FLAGS = const offset_of!(Regs, flags),
@@ -289,66 +295,49 @@ pub enum Position {
 
 /// A [`Position`], and whether XMM0–15 still hold the container's values (else the area does).
 pub fn position(rip: usize) -> (Position, bool) {
+    let within = |from: &u8, to: &u8| (address(from)..address(to)).contains(&rip);
     // SAFETY: only addresses of labels are taken.
-    let label = unsafe {
-        [
-            &pegasus_gate_trapped,
-            &pegasus_gate_saved,
-            &pegasus_fast_check,
-            &pegasus_fast_call,
-            &pegasus_fast_restart,
-            &pegasus_exit_check,
-            &pegasus_exit_restore,
-            &pegasus_exit_end,
-            &pegasus_exit_work,
-            &pegasus_exit_work_saved,
-            &pegasus_forward_check,
-            &pegasus_forward_call,
-            &pegasus_forward_restart,
-            &pegasus_sigreturn_check,
-            &pegasus_sigreturn_call,
-            &pegasus_sigreturn_abort,
-        ]
+    unsafe {
+        let live = within(&pegasus_gate_trapped, &pegasus_gate_saved)
+            || within(&pegasus_exit_check, &pegasus_exit_end)
+            || within(&pegasus_exit_work, &pegasus_exit_work_saved);
+        let forwarded = [
+            (
+                &pegasus_fast_check,
+                &pegasus_fast_call,
+                &pegasus_fast_restart,
+            ),
+            (
+                &pegasus_forward_check,
+                &pegasus_forward_call,
+                &pegasus_forward_restart,
+            ),
+            (
+                &pegasus_sigreturn_check,
+                &pegasus_sigreturn_call,
+                &pegasus_sigreturn_abort,
+            ),
+        ];
+        for (check, call, restart) in forwarded {
+            if (address(check)..=address(call)).contains(&rip) {
+                return (
+                    Position::BeforeForwarded {
+                        restart: address(restart),
+                    },
+                    live,
+                );
+            }
+        }
+        if within(&pegasus_exit_restore, &pegasus_exit_end) {
+            return (
+                Position::WayOut {
+                    again: address(&pegasus_exit_work),
+                },
+                live,
+            );
+        }
+        (Position::Inside, live)
     }
-    .map(address);
-    let [
-        gate,
-        saved,
-        fast_check,
-        fast_call,
-        fast_restart,
-        exit_check,
-        ..,
-    ] = label;
-    let [
-        ..,
-        exit_restore,
-        exit_end,
-        work,
-        work_saved,
-        check,
-        call,
-        restart,
-    ] = label;
-    let live = (gate..saved).contains(&rip)
-        || (exit_check..exit_end).contains(&rip)
-        || (work..work_saved).contains(&rip);
-    let position = if (fast_check..=fast_call).contains(&rip) {
-        Position::BeforeForwarded {
-            restart: fast_restart,
-        }
-    } else if (check..=call).contains(&rip) {
-        Position::BeforeForwarded { restart }
-    } else if (sigreturn_check..=sigreturn_call).contains(&rip) {
-        Position::BeforeForwarded {
-            restart: sigreturn_abort,
-        }
-    } else if (exit_restore..exit_end).contains(&rip) {
-        Position::WayOut { again: work }
-    } else {
-        Position::Inside
-    };
-    (position, live)
 }
 
 /// Makes a call on behalf of the container: a signal interrupts it as it would interrupt the
@@ -375,4 +364,16 @@ pub unsafe fn sigreturn(frame: &pegasus_abi::signal::SigFrame) -> ! {
     }
     // SAFETY: the caller's promise.
     unsafe { pegasus_sigreturn(frame) }
+}
+
+/// Leaves the vkernel through the gate, with the registers at the top of the vkernel stack.
+///
+/// # Safety
+/// Those must be complete; nothing on the present stack may be needed any more.
+pub unsafe fn leave() -> ! {
+    unsafe extern "C" {
+        fn pegasus_leave() -> !;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { pegasus_leave() }
 }

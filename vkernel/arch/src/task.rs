@@ -123,19 +123,10 @@ pub fn detach() {
 
 fn set_gs(base: usize) {
     // SAFETY: Rust code here uses GS for nothing but `area::current`, whose callers vouch for it.
-    let _ = unsafe { pegasus_host_call(nr::ARCH_PRCTL, ARCH_SET_GS, base) };
-}
-
-/// # Safety
-/// As for a raw system call.
-unsafe fn pegasus_host_call(number: usize, a: usize, b: usize) -> usize {
-    let value;
-    // SAFETY: the x86-64 system call convention.
     unsafe {
-        core::arch::asm!("syscall", inlateout("rax") number => value, in("rdi") a, in("rsi") b,
-            lateout("rcx") _, lateout("r11") _, options(nostack));
+        core::arch::asm!("syscall", inlateout("rax") nr::ARCH_PRCTL => _, in("rdi") ARCH_SET_GS,
+            in("rsi") base, lateout("rcx") _, lateout("r11") _, options(nostack));
     }
-    value
 }
 
 /// Goes on in `function` on another stack, for good.
@@ -159,4 +150,37 @@ pub unsafe fn vanish(state: &core::sync::atomic::AtomicU32, status: i32) -> ! {
 /// The restorer for handlers that the vkernel registers with the kernel.
 pub fn restorer() -> usize {
     &raw const pegasus_restorer as usize
+}
+
+/// Sets the FS base of the calling thread to 0, as execve(2) does.
+pub fn clear_fs() {
+    // SAFETY: the vkernel has no thread-local storage.
+    unsafe {
+        core::arch::asm!("syscall", inlateout("rax") nr::ARCH_PRCTL => _,
+            in("rdi") pegasus_abi::prctl::ARCH_SET_FS, in("rsi") 0,
+            lateout("rcx") _, lateout("r11") _, options(nostack));
+    }
+}
+
+/// Puts x87, SSE, AVX … into their initial states, as execve(2) does.
+///
+/// # Safety
+/// Nothing may rely on those registers: the caller's own Rust code does not across the call.
+pub unsafe fn reset_fpu() {
+    /// A standard-format XSAVE area whose header says: everything initial. MXCSR is taken from it regardless.
+    #[repr(C, align(64))]
+    struct Initial([u32; 144]);
+    const MXCSR_AT: usize = 6;
+    const MXCSR_INITIAL: u32 = 0x1f80;
+    /// All components but PKRU (bit 9), which is not the program's.
+    const COMPONENTS: u32 = !(1 << 9);
+    let mut area = Initial([0; 144]);
+    area.0[MXCSR_AT] = MXCSR_INITIAL;
+    // SAFETY: the area is aligned and 576 bytes, all that XRSTOR reads when no component is present.
+    unsafe {
+        core::arch::asm!("xrstor64 [{}]", in(reg) &raw const area, in("eax") COMPONENTS, in("edx") u32::MAX,
+            out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _, out("xmm4") _, out("xmm5") _,
+            out("xmm6") _, out("xmm7") _, out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
+            out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _, options(nostack));
+    }
 }

@@ -38,6 +38,9 @@ pub enum InstanceKind {
 pub struct InitArgs {
     pub contract_version: u32,
     pub kind: u32,
+    /// The caller's auxiliary vector: `auxv_len` (type, value) pairs, as in `/proc/self/auxv`.
+    pub auxv: *const [u64; 2],
+    pub auxv_len: usize,
 }
 
 /// A program to load, as for `execve(2)`: NUL-terminated strings, NULL-terminated vectors. `path`

@@ -15,6 +15,7 @@ pub const COUNTER_SHARDS: usize = 16;
 pub const TRACE_LEN: usize = 256;
 pub const ID_LEN: usize = 80;
 pub const EXE_LEN: usize = 256;
+pub const AUXV_LEN: usize = 32;
 
 /// The first bytes of the heap.
 #[repr(C)]
@@ -25,12 +26,15 @@ pub struct HeapHeader {
     pub kind: AtomicU32,
     /// Futex: incremented and woken when a container record's `state` changes.
     pub doorbell: AtomicU32,
+    /// Where the next search for records of dead processes begins.
+    pub sweep_cursor: AtomicU32,
     /// Which slot indices are taken; bit i is slot i.
-    pub _pad: AtomicU32,
     pub slots: AtomicU64,
     /// Record index + 1 of the process that owns the low window, or 0.
     pub low_window_owner: AtomicU32,
-    pub _pad2: AtomicU32,
+    pub _pad: AtomicU32,
+    /// The auxiliary vector of the process that made the heap, (type, value) pairs up to AT_NULL.
+    pub auxv: [[AtomicU64; 2]; AUXV_LEN],
     pub containers: [ContainerRecord; CONTAINERS_MAX],
     pub processes: [ProcessRecord; PROCESSES_MAX],
 }
@@ -66,6 +70,8 @@ pub struct ContainerRecord {
     pub home_pid: AtomicI32,
     /// Index of the first process's record.
     pub process: AtomicU32,
+    /// Address of the [`ReleaseHomeArgs`](crate::boot::ReleaseHomeArgs) while `Starting`.
+    pub start_args: AtomicU64,
     /// NUL-padded.
     pub id: [AtomicU64; ID_LEN / 8],
 }
@@ -92,8 +98,7 @@ pub struct ProcessRecord {
     pub threads: AtomicU32,
     /// Slot index, or `u32::MAX` for a satellite.
     pub slot: AtomicU32,
-    /// Non-zero: record calls into `trace`. A host tool may set it.
-    pub trace_enabled: AtomicU32,
+    pub _pad: AtomicU32,
     /// Number of calls recorded since tracing began; entry `n % TRACE_LEN` is the n-th.
     pub trace_head: AtomicU64,
     /// Sites rewritten so far, and sites found impossible to rewrite.
@@ -117,7 +122,10 @@ pub struct CounterShard {
     pub served: AtomicU64,
     /// Signals delivered to a handler.
     pub signals: AtomicU64,
-    pub _pad: [AtomicU64; 4],
+    /// Non-zero: record the calls of this shard's threads into `ProcessRecord::trace`. A host tool sets and clears it,
+    /// in every shard.
+    pub traced: AtomicU64,
+    pub _pad: [AtomicU64; 3],
     pub calls: [AtomicU64; CALLS_COUNTED],
 }
 

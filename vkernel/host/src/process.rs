@@ -214,10 +214,23 @@ pub fn set_umask(mask: u32) -> Result {
     unsafe { call1(nr::UMASK, mask as usize) }
 }
 
-/// wait4(2) for one child, without status.
-pub fn wait_for_child(pid: i32) -> Result {
-    // SAFETY: no pointers.
-    unsafe { call4(nr::WAIT4, pid as usize, 0, 0x4000_0000, 0) }
+/// Whether child `pid` has ended; it stays to be waited for. waitid(2) with WNOHANG and WNOWAIT.
+pub fn has_exited(pid: i32) -> bool {
+    const P_PID: usize = 1;
+    const WNOHANG_WEXITED_WNOWAIT: usize = 1 | 4 | 0x0100_0000;
+    let mut info = pegasus_abi::signal::SigInfo::ZERO;
+    // SAFETY: the kernel fills `info`.
+    let found = unsafe {
+        call5(
+            nr::WAITID,
+            P_PID,
+            pid as usize,
+            &raw mut info as usize,
+            WNOHANG_WEXITED_WNOWAIT,
+            0,
+        )
+    };
+    found.is_err() || info.signo != 0
 }
 
 /// seccomp(2) with a classic BPF program.

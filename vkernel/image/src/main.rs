@@ -1,5 +1,12 @@
-//! The vkernel as a freestanding program: entry point, panic handler and global allocator.
+//! The vkernel as a freestanding program: entry point, panic handler, global allocator and the memory functions
+//! that the compiler expects of a C library.
+//!
+//! Linked at its fixed address by `runtime/build.rs`, which sets the `freestanding` feature; without it this
+//! package is empty, so that ordinary builds of the workspace need no special link arguments.
 #![cfg_attr(feature = "freestanding", no_std, no_main)]
+
+#[cfg(feature = "freestanding")]
+mod freestanding;
 
 #[cfg(not(feature = "freestanding"))]
 fn main() {}

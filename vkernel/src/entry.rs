@@ -1,0 +1,86 @@
+//! Where calls and signals come in from the gate.
+#![allow(unsafe_code)]
+
+use crate::signal::{deliver, doorbell};
+use crate::syscall::table;
+use crate::task::Thread;
+use crate::trace;
+use core::sync::atomic::Ordering;
+use pegasus_abi::errno::to_return;
+use pegasus_abi::nr::NR_LEN;
+use pegasus_arch::area::pending;
+use pegasus_arch::regs::Regs;
+
+/// One system call of a container.
+pub struct Call {
+    pub thread: &'static Thread,
+    pub args: [usize; 6],
+    pub nr: usize,
+}
+
+/// Which calls take the slow path; read by the gate.
+#[unsafe(no_mangle)]
+static PEGASUS_SERVED: [u8; NR_LEN] = table::served();
+
+/// The slow path of a call: served calls, trapped calls, and all calls while tracing.
+#[unsafe(no_mangle)]
+extern "C" fn pegasus_syscall(regs: &mut Regs) {
+    let thread = Thread::current();
+    // Like Linux, only the low half of RAX counts.
+    let nr = regs.rax & 0xffff_ffff;
+    let trapped = thread.area.path.get() == 1;
+    count(thread, nr, trapped);
+    if trapped {
+        thread
+            .process()
+            .rewriter
+            .note_trap(thread.process(), regs.rip - 2, nr);
+    }
+    let call = Call {
+        thread,
+        args: regs.args(),
+        nr,
+    };
+    let started = trace::begin(&call);
+    let result = to_return(table::dispatch(&call));
+    trace::end(&call, started, result);
+    // A call that changed the saved registers (execve) has done so knowingly and set its own RAX.
+    regs.rax = result;
+}
+
+fn count(thread: &Thread, nr: usize, trapped: bool) {
+    // SAFETY: set at creation to a shard of the process's record, which outlives the thread.
+    let shard = unsafe { &*thread.area.shard.get() };
+    let path = if trapped {
+        &shard.trapped
+    } else {
+        &shard.rewritten
+    };
+    let row = &shard.calls[nr.min(NR_LEN - 1)];
+    let served = &shard.served;
+    for counter in [
+        Some(path),
+        Some(row),
+        table::is_served(nr).then_some(served),
+    ]
+    .into_iter()
+    .flatten()
+    {
+        counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+}
+
+/// Something is pending on the way out.
+#[unsafe(no_mangle)]
+extern "C" fn pegasus_exit_hook(regs: &mut Regs) {
+    let thread = Thread::current();
+    let bits = thread.area.pending.load(Ordering::Relaxed);
+    if bits & pending::DOORBELL != 0 {
+        thread.area.clear_pending(pending::DOORBELL);
+        doorbell::answer(thread);
+    }
+    if bits & pending::SIGNAL != 0 {
+        deliver::from_stash(thread, regs);
+    }
+    deliver::restart_call(regs);
+}

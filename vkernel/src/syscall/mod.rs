@@ -1,0 +1,8 @@
+//! What the vkernel serves to containers: one table, and the calls behind it by area.
+
+pub mod memory;
+pub mod path;
+pub mod process;
+pub mod signal;
+pub mod table;
+pub mod task;

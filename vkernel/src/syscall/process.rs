@@ -1,0 +1,160 @@
+//! execve(2), prctl(2), arch_prctl(2).
+#![allow(unsafe_code)]
+
+use crate::entry::Call;
+use crate::exec::{self, Strings, Unprepared};
+use crate::signal::{KEPT, is_kept};
+use crate::syscall::path::exe_of;
+use crate::syscall::table::{forward, forward_as};
+use crate::task::{Process, instance_kind};
+use crate::usermem::UserPtr;
+use alloc::ffi::CString;
+use core::sync::atomic::Ordering;
+use pegasus_abi::fcntl::{AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, PATH_MAX};
+use pegasus_abi::prctl::{
+    ARCH_GET_GS, ARCH_SET_GS, PR_SET_MM, PR_SET_PDEATHSIG, PR_SET_SYSCALL_USER_DISPATCH,
+};
+use pegasus_abi::signal::{SIG_IGN, SIGNALS_MAX, SigAction};
+use pegasus_abi::{Errno, Result, nr};
+use pegasus_contract::boot::InstanceKind;
+use pegasus_contract::record::ProcessState;
+
+pub fn execve(call: &Call) -> Result {
+    let [path, argv, envp, ..] = call.args;
+    run(call, AT_FDCWD, path, argv, envp, 0)
+}
+
+pub fn execveat(call: &Call) -> Result {
+    let [dir, path, argv, envp, flags, _] = call.args;
+    run(call, dir as i32 as usize, path, argv, envp, flags)
+}
+
+/// The container's first process gets its new program in place; any other one is handed to Linux.
+fn run(call: &Call, dir: usize, path: usize, argv: usize, envp: usize, flags: usize) -> Result {
+    if !call.thread.process().is_container_init || flags & AT_EMPTY_PATH != 0 {
+        return run_native(call, dir, path, argv, envp, flags);
+    }
+    if flags & !AT_SYMLINK_NOFOLLOW != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let mut name = match exe_of(path) {
+        Some(exe) => exe,
+        None => {
+            let mut name = UserPtr(path).read_c_string(PATH_MAX, Errno::ENAMETOOLONG)?;
+            name.pop();
+            name
+        }
+    };
+    let strings = Strings::read(UserPtr(argv), UserPtr(envp))?;
+    if name.is_empty() {
+        return Err(Errno::ENOENT);
+    }
+    name.shrink_to_fit();
+    let no_follow = flags & AT_SYMLINK_NOFOLLOW != 0;
+    let prepared = exec::prepare(dir, &name, no_follow, strings).and_then(|program| {
+        exec::check_args(&program)?;
+        if !exec::fits(call.thread.process(), &program.main) {
+            return Err(Unprepared::NeedsNative("its fixed addresses are taken"));
+        }
+        exec::replace(call, program)
+    });
+    match prepared {
+        Ok(()) => Ok(0),
+        Err(Unprepared::Errno(errno)) => Err(errno),
+        Err(Unprepared::NeedsNative(_)) => run_native(call, dir, path, argv, envp, flags),
+    }
+}
+
+/// Lets Linux replace the program: the process leaves the vkernel.
+fn run_native(
+    call: &Call,
+    dir: usize,
+    path: usize,
+    argv: usize,
+    envp: usize,
+    flags: usize,
+) -> Result {
+    let process = call.thread.process();
+    let exe = exe_of(path).and_then(|exe| CString::new(exe).ok());
+    let path = exe.as_ref().map_or(path, |exe| exe.as_ptr() as usize);
+    let state = process
+        .record()
+        .state
+        .swap(ProcessState::Native as u32, Ordering::AcqRel);
+    let undo = SignalsForNative::hand_over(call, process);
+    let failed = forward_as(nr::EXECVEAT, &[dir, path, argv, envp, flags, 0]);
+    undo.take_back(call, process);
+    process.record().state.store(state, Ordering::Release);
+    failed
+}
+
+/// The signal state that a program run by Linux inherits: masks and ignored signals as the container has them.
+struct SignalsForNative {
+    mask_before: u64,
+}
+
+impl SignalsForNative {
+    fn hand_over(call: &Call, process: &Process) -> Self {
+        for_ignored_kept(
+            process,
+            &SigAction {
+                handler: SIG_IGN,
+                ..SigAction::default()
+            },
+        );
+        let hidden = call.thread.hidden_mask.get();
+        let mask_before = if hidden == 0 {
+            0
+        } else {
+            let mask = pegasus_host::signal::set_mask(!0);
+            pegasus_host::signal::set_mask(mask | hidden);
+            mask
+        };
+        SignalsForNative { mask_before }
+    }
+
+    fn take_back(self, call: &Call, process: &Process) {
+        if call.thread.hidden_mask.get() & KEPT != 0 {
+            pegasus_host::signal::set_mask(self.mask_before);
+        }
+        for_ignored_kept(process, &crate::signal::receive::kernel_action(0));
+    }
+}
+
+/// Sets the kernel-level action of each kept signal that the container ignores.
+fn for_ignored_kept(process: &Process, action: &SigAction) {
+    let actions = process.actions.lock();
+    for signal in (1..=SIGNALS_MAX).filter(|&signal| is_kept(signal)) {
+        if actions[signal as usize - 1].handler == SIG_IGN {
+            // SAFETY: ignoring runs no code, and the vkernel's handler may run anywhere.
+            let _ = unsafe { pegasus_host::signal::action(signal, Some(action), None) };
+        }
+    }
+}
+
+pub fn prctl(call: &Call) -> Result {
+    let shared = instance_kind() == InstanceKind::Shared;
+    match call.args[0] {
+        // As a kernel without it.
+        PR_SET_SYSCALL_USER_DISPATCH => Err(Errno::EINVAL),
+        // The kernel keeps one such map for all who share the address space.
+        PR_SET_MM if shared => Err(Errno::EPERM),
+        // The home task's parent is the instance, whose end it must share.
+        PR_SET_PDEATHSIG if shared && call.thread.process().is_container_init => Ok(0),
+        _ => forward(call),
+    }
+}
+
+pub fn arch_prctl(call: &Call) -> Result {
+    /// Shadow stacks (CET) and whatever comes after: `ARCH_SHSTK_ENABLE` …
+    const SHADOW_STACK: core::ops::RangeInclusive<usize> = 0x5001..=0x5005;
+    match call.args[0] {
+        ARCH_SET_GS => Err(Errno::EPERM),
+        ARCH_GET_GS => {
+            UserPtr(call.args[1]).write(&0usize)?;
+            Ok(0)
+        }
+        code if SHADOW_STACK.contains(&code) => Err(Errno::EOPNOTSUPP),
+        _ => forward(call),
+    }
+}

@@ -1,0 +1,148 @@
+//! The one table of system calls: dispatch, the gate's fast path and `docs/SYSCALLS.md` derive from it.
+//!
+//! A number without a row is [`Support::Native`]: the calling task executes it, and Linux answers, as it
+//! does for numbers that do not exist.
+#![allow(unsafe_code)]
+
+use crate::entry::Call;
+use crate::syscall::{memory, path, process, signal, task};
+use pegasus_abi::errno::from_return;
+use pegasus_abi::nr::{self, NR_LEN};
+use pegasus_abi::{Errno, Result};
+use pegasus_arch::gate;
+
+/// Serves one call.
+pub type Handler = fn(&Call) -> Result;
+
+/// What becomes of a call.
+#[derive(Clone, Copy)]
+pub enum Support {
+    /// Executed by the home task, unchanged.
+    Native,
+    /// Served by the vkernel with all that Linux offers.
+    Full(Handler),
+    /// Served, with a difference that somebody might notice.
+    Partial(Handler, &'static str),
+    /// Always this error.
+    Refused(Errno, &'static str),
+}
+
+use Support::{Full, Partial, Refused};
+
+const ROWS: &[(usize, Support)] = &[
+    (
+        nr::MMAP,
+        Partial(
+            memory::mmap,
+            "MAP_32BIT in a shared instance: one container at a time",
+        ),
+    ),
+    (nr::MUNMAP, Full(memory::munmap)),
+    (nr::MPROTECT, Full(memory::mprotect)),
+    (nr::PKEY_MPROTECT, Full(memory::pkey_mprotect)),
+    (nr::MREMAP, Full(memory::mremap)),
+    (nr::BRK, Full(memory::brk)),
+    (nr::MADVISE, Full(memory::madvise)),
+    (nr::REMAP_FILE_PAGES, Full(memory::remap_file_pages)),
+    (nr::MLOCKALL, Full(memory::mlockall)),
+    (nr::MUNLOCKALL, Full(memory::munlockall)),
+    (nr::SHMAT, Full(memory::shmat)),
+    (nr::SHMDT, Full(memory::shmdt)),
+    (
+        nr::MAP_SHADOW_STACK,
+        Refused(Errno::EOPNOTSUPP, "shadow stacks are not offered"),
+    ),
+    (nr::RT_SIGACTION, Full(signal::rt_sigaction)),
+    (nr::RT_SIGPROCMASK, Full(signal::rt_sigprocmask)),
+    (nr::RT_SIGPENDING, Full(signal::rt_sigpending)),
+    (nr::RT_SIGRETURN, Full(signal::rt_sigreturn)),
+    (nr::SIGALTSTACK, Full(signal::sigaltstack)),
+    (nr::CLONE, Full(task::clone)),
+    (nr::CLONE3, Full(task::clone3)),
+    (nr::FORK, Full(task::fork)),
+    (nr::VFORK, Full(task::vfork)),
+    (nr::EXIT, Full(task::exit)),
+    (nr::EXIT_GROUP, Full(task::exit_group)),
+    (
+        nr::EXECVE,
+        Partial(process::execve, "a child's new program runs native"),
+    ),
+    (
+        nr::EXECVEAT,
+        Partial(process::execveat, "a child's new program runs native"),
+    ),
+    (
+        nr::PRCTL,
+        Partial(
+            process::prctl,
+            "dispatch is the vkernel's; PR_SET_MM not in a shared instance",
+        ),
+    ),
+    (
+        nr::ARCH_PRCTL,
+        Partial(process::arch_prctl, "the GS base is the vkernel's"),
+    ),
+    (
+        nr::RSEQ,
+        Refused(Errno::ENOSYS, "a thread may change the task that runs it"),
+    ),
+    (nr::OPEN, Full(path::open)),
+    (nr::OPENAT, Full(path::openat)),
+    (nr::OPENAT2, Full(path::openat2)),
+    (nr::READLINK, Full(path::readlink)),
+    (nr::READLINKAT, Full(path::readlinkat)),
+    (nr::STAT, Full(path::stat)),
+    (nr::NEWFSTATAT, Full(path::newfstatat)),
+];
+
+static TABLE: [Support; NR_LEN] = {
+    let mut table = [Support::Native; NR_LEN];
+    let mut row = 0;
+    while row < ROWS.len() {
+        table[ROWS[row].0] = ROWS[row].1;
+        row += 1;
+    }
+    table
+};
+
+/// For the gate: 1 for each call that has a row.
+pub const fn served() -> [u8; NR_LEN] {
+    let mut served = [0; NR_LEN];
+    let mut row = 0;
+    while row < ROWS.len() {
+        served[ROWS[row].0] = 1;
+        row += 1;
+    }
+    served
+}
+
+/// The rows that are not [`Support::Native`].
+pub fn rows() -> &'static [(usize, Support)] {
+    ROWS
+}
+
+/// Whether the vkernel answers `nr` itself.
+pub fn is_served(nr: usize) -> bool {
+    !matches!(TABLE.get(nr), None | Some(Support::Native))
+}
+
+/// Answers a call.
+pub fn dispatch(call: &Call) -> Result {
+    match TABLE.get(call.nr) {
+        Some(Full(handler) | Partial(handler, _)) => handler(call),
+        Some(Refused(errno, _)) => Err(*errno),
+        Some(Support::Native) | None => forward(call),
+    }
+}
+
+/// Lets the home task execute the call as it is.
+pub fn forward(call: &Call) -> Result {
+    forward_as(call.nr, &call.args)
+}
+
+/// Lets the home task execute another call in its place.
+pub fn forward_as(nr: usize, args: &[usize; 6]) -> Result {
+    // SAFETY: calls that change mappings, handlers, the alternate stack, dispatch or the task itself all have rows
+    // above; those rows forward only after checking that they concern the container's own range.
+    from_return(unsafe { gate::forward(nr, args) })
+}

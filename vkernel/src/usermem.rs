@@ -1,0 +1,107 @@
+//! Pointers from containers.
+//!
+//! A pointer that a container passes is an allegation. [`UserPtr`] cannot be dereferenced: it is checked
+//! against the vkernel's range, copied once, and a fault on the way is EFAULT.
+#![allow(unsafe_code)]
+
+use alloc::vec::Vec;
+use pegasus_abi::{Errno, Result};
+use pegasus_arch::usercopy::{self, Plain, bytes_of, bytes_of_mut};
+use pegasus_contract::layout::{USER_END, VKERNEL_BASE, VKERNEL_END};
+
+/// An address given by a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UserPtr(pub usize);
+
+impl UserPtr {
+    pub const fn is_null(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The pointer `bytes` further on, or EFAULT past the end of the address space.
+    pub fn offset(self, bytes: usize) -> Result<UserPtr> {
+        self.0.checked_add(bytes).map(UserPtr).ok_or(Errno::EFAULT)
+    }
+
+    /// EFAULT unless the `len` bytes here lie in user space and outside the vkernel.
+    fn check(self, len: usize) -> Result<()> {
+        let end = self.0.checked_add(len).ok_or(Errno::EFAULT)?;
+        let in_vkernel = self.0 < VKERNEL_END && end > VKERNEL_BASE;
+        if end > USER_END || in_vkernel {
+            Err(Errno::EFAULT)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Copies `to.len()` bytes out of the container.
+    pub fn read_bytes(self, to: &mut [u8]) -> Result<()> {
+        self.check(to.len())?;
+        // SAFETY: checked to lie outside the vkernel.
+        if unsafe { usercopy::from_user(to, self.0) } == 0 {
+            Ok(())
+        } else {
+            Err(Errno::EFAULT)
+        }
+    }
+
+    /// Copies `from` into the container.
+    pub fn write_bytes(self, from: &[u8]) -> Result<()> {
+        self.check(from.len())?;
+        // SAFETY: checked to lie outside the vkernel.
+        if unsafe { usercopy::to_user(self.0, from) } == 0 {
+            Ok(())
+        } else {
+            Err(Errno::EFAULT)
+        }
+    }
+
+    /// Copies a plain value out.
+    pub fn read<T: Plain + Default>(self) -> Result<T> {
+        let mut value = T::default();
+        self.read_bytes(bytes_of_mut(&mut value))?;
+        Ok(value)
+    }
+
+    /// Copies a plain value out over `value`.
+    pub fn read_into<T: Plain>(self, value: &mut T) -> Result<()> {
+        self.read_bytes(bytes_of_mut(value))
+    }
+
+    /// Copies a plain value in.
+    pub fn write<T: Plain>(self, value: &T) -> Result<()> {
+        self.write_bytes(bytes_of(value))
+    }
+
+    /// Copies up to `to.len()` bytes, stopping early at a fault; gives how many were copied.
+    pub fn read_some(self, to: &mut [u8]) -> usize {
+        let len = to.len().min(USER_END.saturating_sub(self.0));
+        if self.check(len).is_err() {
+            return 0;
+        }
+        let to = &mut to[..len];
+        // SAFETY: checked to lie outside the vkernel.
+        len - unsafe { usercopy::from_user(to, self.0) }
+    }
+
+    /// Copies a NUL-terminated string, with its NUL, of at most `len_max` bytes; `too_long` if there
+    /// is no NUL among them.
+    pub fn read_c_string(self, len_max: usize, too_long: Errno) -> Result<Vec<u8>> {
+        let mut text = Vec::new();
+        loop {
+            let at = self.offset(text.len())?;
+            // Up to the next page end, so that a fault means that the string itself is unreadable.
+            let room = (4096 - at.0 % 4096).min(len_max - text.len());
+            let start = text.len();
+            text.resize(start + room, 0);
+            at.read_bytes(&mut text[start..])?;
+            if let Some(nul) = text[start..].iter().position(|&byte| byte == 0) {
+                text.truncate(start + nul + 1);
+                return Ok(text);
+            }
+            if text.len() == len_max {
+                return Err(too_long);
+            }
+        }
+    }
+}
