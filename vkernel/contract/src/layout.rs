@@ -1,9 +1,9 @@
 //! The map of an instance's address space.
 //!
 //! ```text
-//! 0x0000_0000_1000 … 0x2000_0000_0000   low window: non-PIE programs, MAP_32BIT (one owner)
-//! 0x2000_0000_0000 … 0x2001_0000_0000   the vkernel image (text, read-only data, private data)
-//! 0x2001_0000_0000 … 0x2200_0000_0000   the shared heap: header, then one arena per process
+//! 0x0000_0000_1000 … 0x2010_0000_0000   low window: non-PIE programs, MAP_32BIT (one owner)
+//! 0x2010_0000_0000 … 0x2011_0000_0000   the vkernel image (text, read-only data, private data)
+//! 0x2011_0000_0000 … 0x2200_0000_0000   the shared heap: header, then one arena per process
 //! 0x2800_0000_0000 … 0x5400_0000_0000   slots  0 … 21
 //! 0x5400_0000_0000 … 0x5800_0000_0000   left to the kernel: brk of the control process
 //! 0x5800_0000_0000 … 0x7800_0000_0000   slots 22 … 37
@@ -22,11 +22,11 @@ pub const VKERNEL_BASE: usize = IMAGE_BASE;
 pub const VKERNEL_END: usize = 0x2200_0000_0000;
 
 /// Where the freestanding image is linked.
-pub const IMAGE_BASE: usize = 0x2000_0000_0000;
+pub const IMAGE_BASE: usize = 0x2010_0000_0000;
 pub const IMAGE_LEN_MAX: usize = 64 << 20;
 
 /// Where the shared heap (a memfd) is mapped, in the instance and in every satellite.
-pub const HEAP_BASE: usize = 0x2001_0000_0000;
+pub const HEAP_BASE: usize = 0x2011_0000_0000;
 /// Room for [`crate::record::HeapHeader`].
 pub const HEAP_HEADER_LEN: usize = 256 << 20;
 pub const ARENA_BASE: usize = HEAP_BASE + HEAP_HEADER_LEN;

@@ -15,6 +15,7 @@ pub const COUNTER_SHARDS: usize = 16;
 pub const TRACE_LEN: usize = 256;
 pub const ID_LEN: usize = 80;
 pub const EXE_LEN: usize = 256;
+pub const REASON_LEN: usize = 96;
 pub const AUXV_LEN: usize = 32;
 
 /// The first bytes of the heap.
@@ -104,6 +105,8 @@ pub struct ProcessRecord {
     /// Sites rewritten so far, and sites found impossible to rewrite.
     pub sites_rewritten: AtomicU64,
     pub sites_refused: AtomicU64,
+    /// Why the process left the vkernel, when it is `Native`; NUL-padded.
+    pub native_reason: [AtomicU64; REASON_LEN / 8],
     /// Path of the loaded program, NUL-padded.
     pub exe: [AtomicU64; EXE_LEN / 8],
     pub counters: [CounterShard; COUNTER_SHARDS],

@@ -7,7 +7,7 @@
 use crate::boot::{arm, install_handlers, join, own};
 use crate::exec::Prepared;
 use crate::mm::Layout;
-use crate::task::{Process, Thread, claim_record, free_record, header, instance_kind};
+use crate::task::{Process, Thread, claim_record, free_record, header, instance_kind, store_text};
 use core::sync::atomic::Ordering;
 use pegasus_abi::clone::{CLONE_FILES, CLONE_NEWPID, CLONE_VM};
 use pegasus_abi::prctl::PR_SET_PDEATHSIG;
@@ -27,13 +27,7 @@ pub fn name_container(index: u32, id: *const u8) {
     let mut bytes = [0u8; ID_LEN];
     crate::usermem::UserPtr(id as usize).read_some(&mut bytes[..ID_LEN - 1]);
     let len = bytes.iter().position(|&byte| byte == 0).unwrap_or(0);
-    bytes[len..].fill(0);
-    let words = &header().containers[index as usize].id;
-    for (word, chunk) in words.iter().zip(bytes.chunks_exact(8)) {
-        let mut value = [0; 8];
-        value.copy_from_slice(chunk);
-        word.store(u64::from_le_bytes(value), Ordering::Relaxed);
-    }
+    store_text(&header().containers[index as usize].id, &bytes[..len]);
 }
 
 fn change_state(container: &ContainerRecord, state: ContainerState) {
@@ -211,6 +205,7 @@ fn start(thread: &'static Thread, args: &ReleaseHomeArgs) -> Result<Prepared> {
     join::join(unsafe { &*args.join })?;
     // Changing credentials has cleared it.
     die_with_parent();
+    own::take_address_limit(thread.process())?;
     let program = own::prepare_first(&args.program)?;
     arm(thread)?;
     install_handlers()?;

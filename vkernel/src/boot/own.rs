@@ -12,6 +12,7 @@ use alloc::boxed::Box;
 use core::sync::atomic::Ordering;
 use pegasus_abi::fcntl::{AT_FDCWD, PATH_MAX};
 use pegasus_abi::nr;
+use pegasus_abi::prctl::{RLIM_INFINITY, RLIMIT_AS, Rlimit};
 use pegasus_abi::signal::{SIGNALS_MAX, SigAction};
 use pegasus_abi::{Errno, Result};
 use pegasus_arch::gate;
@@ -59,6 +60,10 @@ pub fn make_process(
         rewriter: arena.place(Rewriter::new()),
         actions: [SigAction::default(); SIGNALS_MAX as usize],
         is_container_init: true,
+        address_limit: Rlimit {
+            soft: RLIM_INFINITY,
+            hard: RLIM_INFINITY,
+        },
     });
     let thread = Thread::create_first(process)?;
     process
@@ -76,10 +81,28 @@ fn begin(args: &OwnArgs, process: &'static Process, thread: &'static Thread) -> 
         .store(pegasus_host::process::tid() as u32, Ordering::Relaxed);
     thread.enlist();
     crate::boot::home::name_container(CONTAINER, args.container_id);
+    take_address_limit(process)?;
     let program = prepare_first(&args.program)?;
     arm(thread)?;
     install_handlers()?;
     Ok(program)
+}
+
+/// Takes RLIMIT_AS over: Linux would count the vkernel's heap against it. ENOEXEC when its hard limit is in the way.
+pub fn take_address_limit(process: &Process) -> Result<()> {
+    let limit = pegasus_host::process::limit(0, RLIMIT_AS)?;
+    if limit.hard != RLIM_INFINITY {
+        return Err(Errno::ENOEXEC);
+    }
+    if limit.soft != RLIM_INFINITY {
+        let none = Rlimit {
+            soft: RLIM_INFINITY,
+            hard: RLIM_INFINITY,
+        };
+        pegasus_host::process::set_limit(RLIMIT_AS, &none)?;
+    }
+    *process.address_limit.lock() = limit;
+    Ok(())
 }
 
 /// Copies a program's strings from the runtime's memory, and opens it. ENOEXEC if only Linux can run it.

@@ -28,6 +28,8 @@ use pegasus_loader::stack::{self, StackImage, StackInput};
 const FLAGS_AT_START: usize = 0x202;
 /// Bytes of stack mapped at first beyond what the arguments take; the kernel grows it.
 const STACK_HEADROOM: usize = 128 << 10;
+/// How far the top of the area for mappings is moved down at random, in pages: up to 64 GiB.
+const TOP_RANDOM_PAGES: usize = 1 << 24;
 /// How far the top of the stack is moved down at random, in pages.
 const STACK_RANDOM_PAGES: usize = 1 << 14;
 
@@ -102,6 +104,8 @@ fn reset_signals(thread: &Thread) {
 /// Maps everything; gives entry point and stack pointer.
 fn try_load(process: &'static Process, program: &Prepared) -> Result<(usize, usize)> {
     let mut space = process.space.lock();
+    let main = space.layout().main_range();
+    space.set_top(main.end - PAGE_LEN * random_below(TOP_RANDOM_PAGES));
     let bias = place(&mut space, &program.main, process.record_index())?;
     program.main.map(&mut space, bias)?;
     let (entry, interpreter_base) = match &program.interpreter {

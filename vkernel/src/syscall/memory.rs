@@ -12,6 +12,7 @@ use pegasus_abi::mman::{
     MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, PAGE_LEN, SHM_REMAP, SHM_RND, is_page_aligned,
     page_down, page_up,
 };
+use pegasus_abi::prctl::RLIM_INFINITY;
 use pegasus_abi::{Errno, Result, nr};
 use pegasus_contract::layout::{VKERNEL_BASE, VKERNEL_END};
 use pegasus_host::memory;
@@ -42,9 +43,24 @@ pub fn mmap(call: &Call) -> Result {
     if flags & MAP_32BIT != 0 {
         space.claim_low_window(process.record_index());
     }
+    check_address_limit(process, &space, len)?;
     let at = space.map(address, len, prot, flags, fd, offset)?;
     keep_from_neighbours(process, at..at + page_up(len).unwrap_or(len));
     Ok(at)
+}
+
+/// ENOMEM if `more` bytes would exceed RLIMIT_AS.
+fn check_address_limit(process: &Process, space: &SpaceInner, more: usize) -> Result<()> {
+    let limit = process.address_limit.lock().soft;
+    if limit == RLIM_INFINITY {
+        return Ok(());
+    }
+    let total = space.mapped().total_len().saturating_add(more) as u64;
+    if total > limit {
+        Err(Errno::ENOMEM)
+    } else {
+        Ok(())
+    }
 }
 
 pub fn munmap(call: &Call) -> Result {
@@ -124,6 +140,7 @@ pub fn mremap(call: &Call) -> Result {
     };
     let source = own_range(&space, old, old_len.max(PAGE_LEN)).map_err(|_| Errno::EFAULT)?;
     let source = source.start..source.start + old_len;
+    check_address_limit(process, &space, new_len.saturating_sub(old_len))?;
     if flags & MREMAP_FIXED != 0 {
         own_range(&space, new, new_len).map_err(|_| Errno::EINVAL)?;
         // SAFETY: both ranges are the container's own.
@@ -173,6 +190,10 @@ pub fn brk(call: &Call) -> Result {
     let process = call.thread.process();
     let mut space = process.space.lock();
     let before = page_up(space.brk).unwrap_or(space.brk);
+    let grows = call.args[0].saturating_sub(space.brk);
+    if check_address_limit(process, &space, grows).is_err() {
+        return Ok(space.brk);
+    }
     let now = space.set_brk(call.args[0]);
     let after = page_up(now).unwrap_or(now);
     if after > before {

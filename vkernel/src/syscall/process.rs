@@ -13,6 +13,7 @@ use core::sync::atomic::Ordering;
 use pegasus_abi::fcntl::{AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, PATH_MAX};
 use pegasus_abi::prctl::{
     ARCH_GET_GS, ARCH_SET_GS, PR_SET_MM, PR_SET_PDEATHSIG, PR_SET_SYSCALL_USER_DISPATCH,
+    RLIM_INFINITY, RLIMIT_AS, Rlimit,
 };
 use pegasus_abi::signal::{SIG_IGN, SIGNALS_MAX, SigAction};
 use pegasus_abi::{Errno, Result, nr};
@@ -32,7 +33,8 @@ pub fn execveat(call: &Call) -> Result {
 /// The container's first process gets its new program in place; any other one is handed to Linux.
 fn run(call: &Call, dir: usize, path: usize, argv: usize, envp: usize, flags: usize) -> Result {
     if !call.thread.process().is_container_init || flags & AT_EMPTY_PATH != 0 {
-        return run_native(call, dir, path, argv, envp, flags);
+        let reason = "a child's new program";
+        return run_native(call, reason, dir, path, argv, envp, flags);
     }
     if flags & !AT_SYMLINK_NOFOLLOW != 0 {
         return Err(Errno::EINVAL);
@@ -61,13 +63,17 @@ fn run(call: &Call, dir: usize, path: usize, argv: usize, envp: usize, flags: us
     match prepared {
         Ok(()) => Ok(0),
         Err(Unprepared::Errno(errno)) => Err(errno),
-        Err(Unprepared::NeedsNative(_)) => run_native(call, dir, path, argv, envp, flags),
+        Err(Unprepared::NeedsNative(reason)) => {
+            run_native(call, reason, dir, path, argv, envp, flags)
+        }
     }
 }
 
-/// Lets Linux replace the program: the process leaves the vkernel.
+/// Lets Linux replace the program, for `reason`: the process leaves the vkernel.
+#[allow(clippy::too_many_arguments, reason = "the arguments of execveat(2)")]
 fn run_native(
     call: &Call,
+    reason: &str,
     dir: usize,
     path: usize,
     argv: usize,
@@ -77,12 +83,20 @@ fn run_native(
     let process = call.thread.process();
     let exe = exe_of(path).and_then(|exe| CString::new(exe).ok());
     let path = exe.as_ref().map_or(path, |exe| exe.as_ptr() as usize);
+    process.set_native_reason(reason);
+    let limit = *process.address_limit.lock();
     let state = process
         .record()
         .state
         .swap(ProcessState::Native as u32, Ordering::AcqRel);
     let undo = SignalsForNative::hand_over(call, process);
+    let _ = pegasus_host::process::set_limit(RLIMIT_AS, &limit);
     let failed = forward_as(nr::EXECVEAT, &[dir, path, argv, envp, flags, 0]);
+    let none = Rlimit {
+        soft: RLIM_INFINITY,
+        hard: RLIM_INFINITY,
+    };
+    let _ = pegasus_host::process::set_limit(RLIMIT_AS, &none);
     undo.take_back(call, process);
     process.record().state.store(state, Ordering::Release);
     failed
@@ -157,4 +171,51 @@ pub fn arch_prctl(call: &Call) -> Result {
         code if SHADOW_STACK.contains(&code) => Err(Errno::EOPNOTSUPP),
         _ => forward(call),
     }
+}
+
+pub fn getrlimit(call: &Call) -> Result {
+    limit(call, 0, call.args[0], 0, call.args[1])
+}
+
+pub fn setrlimit(call: &Call) -> Result {
+    limit(call, 0, call.args[0], call.args[1], 0)
+}
+
+pub fn prlimit64(call: &Call) -> Result {
+    let [pid, resource, new, old, ..] = call.args;
+    limit(call, pid as i32, resource, new, old)
+}
+
+/// RLIMIT_AS of the caller is the vkernel's; everything else Linux's.
+fn limit(call: &Call, pid: i32, resource: usize, new: usize, old: usize) -> Result {
+    let process = call.thread.process();
+    if resource != RLIMIT_AS || (pid != 0 && pid != process.pid()) {
+        return forward(call);
+    }
+    let wanted: Option<Rlimit> = if new == 0 {
+        None
+    } else {
+        Some(UserPtr(new).read()?)
+    };
+    let mut limit = process.address_limit.lock();
+    let before = *limit;
+    if let Some(wanted) = wanted {
+        if wanted.soft > wanted.hard {
+            return Err(Errno::EINVAL);
+        }
+        if wanted.hard > before.hard && !has_resource_capability() {
+            return Err(Errno::EPERM);
+        }
+        *limit = wanted;
+    }
+    drop(limit);
+    if old != 0 {
+        UserPtr(old).write(&before)?;
+    }
+    Ok(0)
+}
+
+fn has_resource_capability() -> bool {
+    const CAP_SYS_RESOURCE: u64 = 1 << 24;
+    pegasus_host::process::capabilities().is_ok_and(|sets| sets.effective & CAP_SYS_RESOURCE != 0)
 }

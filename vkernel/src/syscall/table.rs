@@ -82,6 +82,15 @@ const ROWS: &[(usize, Support)] = &[
         nr::ARCH_PRCTL,
         Partial(process::arch_prctl, "the GS base is the vkernel's"),
     ),
+    (nr::GETRLIMIT, Full(process::getrlimit)),
+    (nr::SETRLIMIT, Full(process::setrlimit)),
+    (
+        nr::PRLIMIT64,
+        Partial(
+            process::prlimit64,
+            "RLIMIT_AS of another process is not seen",
+        ),
+    ),
     (
         nr::RSEQ,
         Refused(Errno::ENOSYS, "a thread may change the task that runs it"),

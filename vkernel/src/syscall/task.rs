@@ -212,6 +212,7 @@ fn start_borrower(call: &Call, request: &Request) -> Result {
         rewriter: parent.rewriter,
         actions: *parent.actions.lock(),
         is_container_init: false,
+        address_limit: *parent.address_limit.lock(),
     });
     let thread = match Thread::create_first(child) {
         Ok(thread) => thread,
@@ -260,6 +261,7 @@ fn start_fork(call: &Call, request: &Request) -> Result {
             rewriter: arena.place(rewriter.duplicate()),
             actions: *parent.actions.lock(),
             is_container_init: false,
+            address_limit: *parent.address_limit.lock(),
         });
         Thread::create_first(child).map(|thread| (child, thread))
     });

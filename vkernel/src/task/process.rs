@@ -8,13 +8,13 @@ use crate::task::Thread;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::cell::Cell;
-use core::sync::atomic::{AtomicU32, Ordering};
-use pegasus_abi::prctl::PrctlMmMap as ProgramMap;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use pegasus_abi::prctl::{PrctlMmMap as ProgramMap, Rlimit};
 use pegasus_abi::signal::{SIGNALS_MAX, SigAction};
 use pegasus_abi::{Errno, Result};
 use pegasus_contract::boot::InstanceKind;
 use pegasus_contract::layout::{HEAP_BASE, PROCESSES_MAX};
-use pegasus_contract::record::{EXE_LEN, HeapHeader, ProcessRecord, ProcessState};
+use pegasus_contract::record::{HeapHeader, ProcessRecord, ProcessState};
 use pegasus_sync::Lock;
 
 /// The records at the start of the heap.
@@ -40,6 +40,7 @@ pub struct ProcessArgs {
     pub rewriter: &'static Rewriter,
     pub actions: [SigAction; SIGNALS_MAX as usize],
     pub is_container_init: bool,
+    pub address_limit: Rlimit,
 }
 
 /// Lives in its arena; never freed on its own.
@@ -64,6 +65,8 @@ pub struct Process {
     /// What the leader is to load on behalf of another thread; see `exec::replace`.
     pub exec_request: Lock<Option<Box<crate::exec::Request>>>,
     pid: Cell<i32>,
+    /// RLIMIT_AS as the container has it. Linux's own would count the vkernel's heap.
+    pub address_limit: Lock<Rlimit>,
     /// Where the program's strings and tables lie, for `/proc`.
     pub program: Cell<ProgramMap>,
 }
@@ -86,6 +89,7 @@ impl Process {
             departures: AtomicU32::new(0),
             exec_owner: AtomicU32::new(0),
             exec_request: Lock::new(None),
+            address_limit: Lock::new(args.address_limit),
             pid: Cell::new(0),
             program: Cell::new(ProgramMap::default()),
         };
@@ -153,15 +157,24 @@ impl Process {
 
     /// Stores the program's path where host tools read it.
     pub fn set_exe(&self, path: &[u8]) {
-        let words = &self.record().exe;
-        let mut bytes = [0u8; EXE_LEN];
-        let len = path.len().min(EXE_LEN - 1);
-        bytes[..len].copy_from_slice(&path[..len]);
-        for (word, chunk) in words.iter().zip(bytes.chunks_exact(8)) {
-            let mut value = [0; 8];
-            value.copy_from_slice(chunk);
-            word.store(u64::from_le_bytes(value), Ordering::Relaxed);
-        }
+        store_text(&self.record().exe, path);
+    }
+
+    /// Stores why the process leaves the vkernel.
+    pub fn set_native_reason(&self, reason: &str) {
+        store_text(&self.record().native_reason, reason.as_bytes());
+    }
+}
+
+/// Stores text in a record, cut to fit and NUL-padded.
+pub fn store_text(words: &[AtomicU64], text: &[u8]) {
+    let room = words.len() * 8 - 1;
+    let mut chunks = text[..text.len().min(room)].chunks(8);
+    for word in words {
+        let mut value = [0; 8];
+        let chunk = chunks.next().unwrap_or(&[]);
+        value[..chunk.len()].copy_from_slice(chunk);
+        word.store(u64::from_le_bytes(value), Ordering::Relaxed);
     }
 }
 
