@@ -18,7 +18,7 @@ use crate::usermem::UserPtr;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::ops::Range;
-use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use pegasus_abi::mman::{PAGE_LEN, PROT_EXEC, PROT_READ, PROT_WRITE, page_down};
 use pegasus_abi::signal::SIGTRAP;
 use pegasus_host::memory;
@@ -65,6 +65,8 @@ pub struct Rewriter {
     /// Bounds of all trampolines, so that most addresses can be told not to be one without the lock.
     lowest: AtomicUsize,
     highest: AtomicUsize,
+    /// The program has installed a seccomp filter: it may kill whoever makes a call that the program itself does not.
+    frozen: AtomicBool,
 }
 
 impl Rewriter {
@@ -77,6 +79,7 @@ impl Rewriter {
             inner: Lock::new(inner),
             lowest: AtomicUsize::new(lowest),
             highest: AtomicUsize::new(highest),
+            frozen: AtomicBool::new(false),
         }
     }
 
@@ -85,6 +88,11 @@ impl Rewriter {
             inner: self.inner.lock(),
             rewriter: self,
         }
+    }
+
+    /// Rewrites no further site: from now on the vkernel makes only the calls that the program makes.
+    pub fn freeze(&self) {
+        self.frozen.store(true, Ordering::Relaxed);
     }
 
     /// Forgets everything: the program has been replaced, its pages are gone.
@@ -108,6 +116,9 @@ impl Rewriter {
 
     /// A call came in by a trap from the `syscall` at `site`: counts it, and rewrites the site when it is worth it.
     pub fn note_trap(&self, process: &Process, site: usize, nr: usize) {
+        if self.frozen.load(Ordering::Relaxed) {
+            return;
+        }
         let mut inner = self.inner.lock();
         let entry = inner.sites.entry(site).or_insert(Site::Counting(0));
         match entry {
@@ -199,11 +210,16 @@ impl LockedRewriter<'_> {
             trampolines: self.inner.trampolines.clone(),
             pages: self.inner.pages.clone(),
         };
-        Rewriter::with(
+        let duplicate = Rewriter::with(
             copy,
             self.rewriter.lowest.load(Ordering::Relaxed),
             self.rewriter.highest.load(Ordering::Relaxed),
-        )
+        );
+        duplicate.frozen.store(
+            self.rewriter.frozen.load(Ordering::Relaxed),
+            Ordering::Relaxed,
+        );
+        duplicate
     }
 }
 

@@ -121,6 +121,7 @@ fn try_load(process: &'static Process, program: &Prepared) -> Result<(usize, usi
     let brk = program.main.elf.brk_start(bias) as usize;
     space.start_brk(brk + PAGE_LEN * random_below(0x2000));
     let built = build_stack(&mut space, program, bias, interpreter_base)?;
+    note_vdso(&mut space);
     let range = program.main.range(bias);
     process.program.set(PrctlMmMap {
         start_code: range.start as u64,
@@ -139,6 +140,20 @@ fn try_load(process: &'static Process, program: &Prepared) -> Result<(usize, usi
         exe_fd: u32::MAX,
     });
     Ok((entry as usize, built.sp as usize))
+}
+
+/// Without a usable clock source, the vdso's clocks make system calls: those sites may be rewritten too. Not in a shared
+/// instance, where the vdso is common and out of reach of a slot's trampolines.
+fn note_vdso(space: &mut SpaceInner) {
+    const VDSO_TEXT_LEN: usize = 2 * PAGE_LEN;
+    let vdso = header()
+        .auxv
+        .iter()
+        .find(|pair| pair[0].load(Ordering::Relaxed) == stack::AT_SYSINFO_EHDR);
+    if let (Some(vdso), Layout::Whole) = (vdso, space.layout()) {
+        let start = vdso[1].load(Ordering::Relaxed) as usize;
+        space.note_text(start..start + VDSO_TEXT_LEN);
+    }
 }
 
 /// Chooses where the main program goes; gives its bias.

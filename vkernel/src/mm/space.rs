@@ -12,8 +12,9 @@ use crate::mm::RangeSet;
 use alloc::collections::BTreeMap;
 use core::ops::Range;
 use pegasus_abi::mman::{
-    MAP_32BIT, MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_HUGE_MASK, MAP_HUGE_SHIFT,
-    MAP_HUGETLB, MAP_PRIVATE, MAP_TYPE, PAGE_LEN, PROT_EXEC, PROT_WRITE, is_page_aligned, page_up,
+    MADV_DOFORK, MADV_DONTFORK, MAP_32BIT, MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE,
+    MAP_HUGE_MASK, MAP_HUGE_SHIFT, MAP_HUGETLB, MAP_PRIVATE, MAP_TYPE, PAGE_LEN, PROT_EXEC,
+    PROT_WRITE, is_page_aligned, page_up,
 };
 use pegasus_abi::{Errno, Result};
 use pegasus_contract::layout::{SLOT_LEN, USER_END, VKERNEL_BASE, VKERNEL_END, slot_base};
@@ -78,6 +79,8 @@ pub struct Inner {
     top: usize,
     /// Whether the low window is this process's.
     low_window: bool,
+    /// In the instance's own address space, not a forked child's.
+    is_resident: bool,
     pub brk_start: usize,
     pub brk: usize,
     /// mlockall(MCL_FUTURE): flags to add to each mapping.
@@ -124,6 +127,7 @@ impl Inner {
             text: RangeSet::new(),
             top: layout.main_range().end,
             low_window: layout == Layout::Whole,
+            is_resident: true,
             brk_start: 0,
             brk: 0,
             future_flags: 0,
@@ -140,6 +144,7 @@ impl Inner {
                 foreign: self.foreign.clone(),
                 text: self.text.clone(),
                 segments: self.segments.clone(),
+                is_resident: false,
                 // Locks of memory are not inherited, mlock(2).
                 future_flags: 0,
                 ..*self
@@ -180,14 +185,43 @@ impl Inner {
         self.low_window
     }
 
-    /// Notes that `range` has been mapped.
+    /// Notes that `range` has been mapped. What neighbours must not inherit when they fork is marked so; the owner's own `fork`
+    /// turns that round for a moment ([`Inner::with_inheritable`]).
     pub fn note_mapped(&mut self, range: Range<usize>, is_text: bool) {
+        if self.has_neighbours() {
+            advise(&range, MADV_DONTFORK);
+        }
         if is_text {
             self.text.insert(range.clone());
         } else {
             self.text.remove(range.clone());
         }
         self.taken.insert(range);
+    }
+
+    /// Whether other containers' processes share the address space.
+    fn has_neighbours(&self) -> bool {
+        self.is_resident && matches!(self.layout, Layout::Slot(_))
+    }
+
+    /// Runs `fork` while the kernel lets this process's mappings be inherited.
+    pub fn with_inheritable<T>(&self, fork: impl FnOnce() -> T) -> T {
+        if !self.has_neighbours() {
+            return fork();
+        }
+        self.mapped()
+            .iter()
+            .for_each(|range| advise(&range, MADV_DOFORK));
+        let forked = fork();
+        self.mapped()
+            .iter()
+            .for_each(|range| advise(&range, MADV_DONTFORK));
+        forked
+    }
+
+    /// Marks code that the kernel mapped as text whose sites may be rewritten.
+    pub fn note_text(&mut self, range: Range<usize>) {
+        self.text.insert(range);
     }
 
     /// Notes that `range` has been unmapped.
@@ -394,8 +428,10 @@ impl Inner {
         }
         let foreign = core::mem::take(&mut self.foreign);
         let (layout, low_window) = (self.layout, self.low_window);
+        let is_resident = self.is_resident;
         *self = Inner {
             low_window,
+            is_resident,
             taken: foreign.clone(),
             foreign,
             ..Inner::new(layout)
@@ -418,11 +454,16 @@ impl Inner {
         // SAFETY: NOREPLACE: nothing mapped is touched.
         let mapped = unsafe { memory::mmap(address, PAGE_LEN, prot, flags, usize::MAX, 0) };
         match mapped {
-            Ok(_) => self.taken.insert(range),
+            Ok(_) => self.note_mapped(range, false),
             Err(_) => self.note_foreign(range),
         }
         mapped.map(|_| ())
     }
+}
+
+fn advise(range: &Range<usize>, advice: usize) {
+    // SAFETY: advice about inheritance changes no contents.
+    let _ = unsafe { memory::madvise(range.start, range.len(), advice) };
 }
 
 fn page_up_to(value: usize, align: usize) -> Option<usize> {

@@ -6,7 +6,7 @@ use crate::mm::SpaceInner;
 use crate::syscall::table::{forward, forward_as};
 use crate::task::Process;
 use core::ops::Range;
-use pegasus_abi::mman::{IPC_STAT, MADV_DONTFORK};
+use pegasus_abi::mman::IPC_STAT;
 use pegasus_abi::mman::{
     MAP_32BIT, MAP_FIXED, MAP_LOCKED, MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT, MLOCK_ONFAULT,
     MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, PAGE_LEN, SHM_REMAP, SHM_RND, is_page_aligned,
@@ -16,20 +16,6 @@ use pegasus_abi::prctl::RLIM_INFINITY;
 use pegasus_abi::{Errno, Result, nr};
 use pegasus_contract::layout::{VKERNEL_BASE, VKERNEL_END};
 use pegasus_host::memory;
-
-/// Whether neighbours share the address space: then what is mapped must not reach their children.
-fn has_neighbours(process: &Process) -> bool {
-    process.is_resident()
-        && crate::task::instance_kind() == pegasus_contract::boot::InstanceKind::Shared
-}
-
-/// Keeps a new mapping out of the children of neighbours; `fork` turns it around for its own.
-fn keep_from_neighbours(process: &Process, range: Range<usize>) {
-    if has_neighbours(process) {
-        // SAFETY: advice about inheritance changes no contents.
-        let _ = unsafe { memory::madvise(range.start, range.len(), MADV_DONTFORK) };
-    }
-}
 
 pub fn mmap(call: &Call) -> Result {
     let [address, len, prot, flags, fd, offset] = call.args;
@@ -44,9 +30,7 @@ pub fn mmap(call: &Call) -> Result {
         space.claim_low_window(process.record_index());
     }
     check_address_limit(process, &space, len)?;
-    let at = space.map(address, len, prot, flags, fd, offset)?;
-    keep_from_neighbours(process, at..at + page_up(len).unwrap_or(len));
-    Ok(at)
+    space.map(address, len, prot, flags, fd, offset)
 }
 
 /// ENOMEM if `more` bytes would exceed RLIMIT_AS.
@@ -113,9 +97,7 @@ pub fn madvise(call: &Call) -> Result {
     if address < VKERNEL_END && end > VKERNEL_BASE {
         return Err(Errno::ENOMEM);
     }
-    if has_neighbours(call.thread.process()) {
-        own_range(&call.thread.process().space.lock(), address, len)?;
-    }
+    own_range(&call.thread.process().space.lock(), address, len)?;
     forward(call)
 }
 
@@ -160,8 +142,7 @@ pub fn mremap(call: &Call) -> Result {
                     return Ok(at);
                 }
                 Ok(at) => {
-                    space.note_mapped(tail.clone(), false);
-                    keep_from_neighbours(process, tail);
+                    space.note_mapped(tail, false);
                     return Ok(at);
                 }
                 Err(Errno::ENOMEM) if flags & MREMAP_MAYMOVE != 0 => {}
@@ -189,17 +170,11 @@ fn moved(space: &mut SpaceInner, source: Range<usize>, target: Range<usize>, fla
 pub fn brk(call: &Call) -> Result {
     let process = call.thread.process();
     let mut space = process.space.lock();
-    let before = page_up(space.brk).unwrap_or(space.brk);
     let grows = call.args[0].saturating_sub(space.brk);
     if check_address_limit(process, &space, grows).is_err() {
         return Ok(space.brk);
     }
-    let now = space.set_brk(call.args[0]);
-    let after = page_up(now).unwrap_or(now);
-    if after > before {
-        keep_from_neighbours(process, before..after);
-    }
-    Ok(now)
+    Ok(space.set_brk(call.args[0]))
 }
 
 /// mlockall(2) without locking what is not the container's.

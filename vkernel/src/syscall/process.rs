@@ -12,8 +12,8 @@ use alloc::ffi::CString;
 use core::sync::atomic::Ordering;
 use pegasus_abi::fcntl::{AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, PATH_MAX};
 use pegasus_abi::prctl::{
-    ARCH_GET_GS, ARCH_SET_GS, PR_SET_MM, PR_SET_PDEATHSIG, PR_SET_SYSCALL_USER_DISPATCH,
-    RLIM_INFINITY, RLIMIT_AS, Rlimit,
+    ARCH_GET_GS, ARCH_SET_GS, PR_SET_MM, PR_SET_PDEATHSIG, PR_SET_SECCOMP,
+    PR_SET_SYSCALL_USER_DISPATCH, RLIM_INFINITY, RLIMIT_AS, Rlimit,
 };
 use pegasus_abi::signal::{SIG_IGN, SIGNALS_MAX, SigAction};
 use pegasus_abi::{Errno, Result, nr};
@@ -155,8 +155,23 @@ pub fn prctl(call: &Call) -> Result {
         PR_SET_MM if shared => Err(Errno::EPERM),
         // The home task's parent is the instance, whose end it must share.
         PR_SET_PDEATHSIG if shared && call.thread.process().is_container_init => Ok(0),
+        PR_SET_SECCOMP => {
+            let done = forward(call)?;
+            call.thread.process().rewriter.freeze();
+            Ok(done)
+        }
         _ => forward(call),
     }
+}
+
+/// seccomp(2): Linux's, but from then on the vkernel keeps to the program's own calls.
+pub fn seccomp(call: &Call) -> Result {
+    const SET_MODES: core::ops::RangeInclusive<usize> = 0..=1;
+    let done = forward(call)?;
+    if SET_MODES.contains(&call.args[0]) {
+        call.thread.process().rewriter.freeze();
+    }
+    Ok(done)
 }
 
 pub fn arch_prctl(call: &Call) -> Result {

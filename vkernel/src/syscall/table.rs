@@ -82,6 +82,7 @@ const ROWS: &[(usize, Support)] = &[
         nr::ARCH_PRCTL,
         Partial(process::arch_prctl, "the GS base is the vkernel's"),
     ),
+    (nr::SECCOMP, Full(process::seccomp)),
     (nr::GETRLIMIT, Full(process::getrlimit)),
     (nr::SETRLIMIT, Full(process::setrlimit)),
     (

@@ -3,17 +3,15 @@
 
 use crate::entry::Call;
 use crate::heap::Arena;
-use crate::task::{Process, ProcessArgs, Thread, claim_record, free_record, instance_kind};
+use crate::task::{Process, ProcessArgs, Thread, claim_record, free_record};
 use crate::usermem::UserPtr;
 use core::sync::atomic::Ordering;
 use pegasus_abi::clone::{
     CLONE_ARGS_SIZE_MIN, CLONE_SIGHAND, CLONE_THREAD, CLONE_VFORK, CLONE_VM, CSIGNAL, CloneArgs,
 };
-use pegasus_abi::mman::{MADV_DOFORK, MADV_DONTFORK};
 use pegasus_abi::signal::{SIGCHLD, StackT};
 use pegasus_abi::{Errno, Result};
 use pegasus_arch::area::Area;
-use pegasus_contract::boot::InstanceKind;
 use pegasus_contract::record::ProcessState;
 
 /// A clone(2) or clone3(2) as the container asked for it.
@@ -278,27 +276,13 @@ fn start_fork(call: &Call, request: &Request) -> Result {
         .state
         .store(ProcessState::Satellite as u32, Ordering::Release);
     prepare(call, thread, request);
-    let shares = parent.is_resident() && instance_kind() == InstanceKind::Shared;
-    if shares {
-        advise_all(&space, MADV_DOFORK);
-    }
-    let done = clone_to(call, thread, request, begin_fork);
-    if shares {
-        advise_all(&space, MADV_DONTFORK);
-    }
+    let done = space.with_inheritable(|| clone_to(call, thread, request, begin_fork));
     match done {
         // The child may not have got so far yet, but the record must be known by it when it dies early.
         Ok(pid) => child.record().pid.store(pid as i32, Ordering::Relaxed),
         Err(_) => free_record(record),
     }
     done
-}
-
-fn advise_all(space: &crate::mm::SpaceInner, advice: usize) {
-    for range in space.mapped().iter() {
-        // SAFETY: advice about inheritance changes no contents.
-        let _ = unsafe { pegasus_host::memory::madvise(range.start, range.len(), advice) };
-    }
 }
 
 extern "C" fn begin_fork(area: &'static Area) {
