@@ -2,9 +2,42 @@
 
 use crate::harness::case::Case;
 
+mod broken_files;
+mod crashes;
+mod escapes;
+mod examples;
+mod exit;
+mod fusion;
 mod hello;
+mod leaks;
+mod lifecycle;
+mod network;
+mod options;
+mod privilege;
+mod programs;
+mod scripts;
+mod servers;
+mod views;
 
 /// The whole table, in the order in which it is run.
 pub fn all() -> Vec<Case> {
-    [hello::cases()].into_iter().flatten().collect()
+    let parts = [
+        hello::cases(),
+        exit::cases(),
+        options::cases(),
+        views::cases(),
+        programs::cases(),
+        scripts::cases(),
+        broken_files::cases(),
+        lifecycle::cases(),
+        network::cases(),
+        servers::cases(),
+        privilege::cases(),
+        escapes::cases(),
+        fusion::cases(),
+        crashes::cases(),
+        examples::cases(),
+        leaks::cases(),
+    ];
+    parts.into_iter().flatten().collect()
 }

@@ -143,6 +143,21 @@ impl<'c, 'a> Spec<'c, 'a> {
         ))
     }
 
+    /// Creates it without starting it.
+    pub fn create(&self) -> Result<Container<'c, 'a>> {
+        let name = self.context.unique();
+        finish(
+            &mut self.docker(&["create"], &name),
+            b"",
+            self.context.remaining(),
+        )?
+        .expect(0)?;
+        Ok(Container {
+            context: self.context,
+            name,
+        })
+    }
+
     /// Starts it in the background.
     pub fn start(&self) -> Result<Container<'c, 'a>> {
         let name = self.context.unique();

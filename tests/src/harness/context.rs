@@ -85,7 +85,7 @@ impl<'a> Context<'a> {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    pub(crate) fn unique(&self) -> String {
+    pub fn unique(&self) -> String {
         format!(
             "{}-{}",
             self.slug,
@@ -93,7 +93,7 @@ impl<'a> Context<'a> {
         )
     }
 
-    pub(crate) fn label(&self) -> String {
+    pub fn label(&self) -> String {
         format!("{LABEL}={}", self.slug)
     }
 

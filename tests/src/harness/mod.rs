@@ -7,5 +7,6 @@ pub mod container;
 pub mod context;
 pub mod host;
 pub mod kcmp;
+pub mod machine;
 pub mod runner;
 pub mod site;

@@ -1,0 +1,233 @@
+//! Ways out of a container that lead through the runtime: its program file, descriptors, libraries.
+
+use crate::harness::case::Case;
+use crate::harness::context::Context;
+use crate::harness::host;
+use anyhow::{Context as _, Result, ensure};
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::time::Duration;
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::each("escapes::program_file_of_the_runtime", program_file),
+        Case::each("escapes::program_file_during_exec", during_exec).limit(120),
+        Case::each("escapes::descriptors_of_the_runtime", descriptors),
+        Case::each("escapes::poisoned_libraries", poisoned),
+        Case::each("escapes::environment_of_the_runtime", environment),
+        Case::each("escapes::paths_of_the_host", host_paths),
+    ]
+}
+
+/// Size, time and contents of the runtime's program, where there is one to look at.
+fn runtime_state(context: &Context) -> Result<Option<(u64, i64, Vec<u8>)>> {
+    let Some(path) = &context.site().pegasus else {
+        return Ok(None);
+    };
+    let metadata = fs::metadata(path)?;
+    Ok(Some((metadata.size(), metadata.mtime(), fs::read(path)?)))
+}
+
+fn program_file(context: &Context) -> Result<()> {
+    let before = runtime_state(context)?;
+    let done = context
+        .container()
+        .program("overwrite_runtime", [""; 0])
+        .run()?;
+    ensure!(done.status == 0, "{}", done.describe());
+    let privileged = context
+        .container()
+        .options(["--privileged"])
+        .program("overwrite_runtime", [""; 0])
+        .run()?;
+    ensure!(
+        !privileged.stdout.contains("pegasus opened")
+            && !privileged.stdout.contains("pegasus (deleted)"),
+        "{}",
+        privileged.describe()
+    );
+    ensure!(
+        runtime_state(context)? == before,
+        "the runtime's program has changed"
+    );
+    Ok(())
+}
+
+/// As the original attack: the container waits for the runtime to come in by `docker exec` of a
+/// program whose interpreter is `/proc/self/exe`.
+fn during_exec(context: &Context) -> Result<()> {
+    let before = runtime_state(context)?;
+    let watch = "import os, time\n\
+        end = time.time() + 20; found = 0\n\
+        print('watching', flush=True)\n\
+        while time.time() < end:\n\
+        \x20   for pid in [p for p in os.listdir('/proc') if p.isdigit() and p != '1']:\n\
+        \x20       try:\n\
+        \x20           fd = os.open(f'/proc/{pid}/exe', os.O_RDONLY); again = f'/proc/self/fd/{fd}'\n\
+        \x20           target = os.readlink(again)\n\
+        \x20           try: os.close(os.open(again, os.O_WRONLY)); found += 'pegasus' in target or 'runc' in target\n\
+        \x20           except OSError: pass\n\
+        \x20           os.close(fd)\n\
+        \x20       except OSError: pass\n\
+        \x20   if os.path.exists('/tmp/stop'): break\n\
+        print('opened', found, flush=True)\n";
+    let container = context
+        .container()
+        .command(["python3", "-c", watch])
+        .start()?;
+    container.wait_for_log("watching")?;
+    container.ask([
+        "sh",
+        "-c",
+        "printf '#!/proc/self/exe\\n' > /tmp/trap; chmod +x /tmp/trap",
+    ])?;
+    for _ in 0..5 {
+        container.exec(["/tmp/trap"])?;
+        container.exec(["/proc/self/exe", "--version"])?;
+    }
+    container.ask(["touch", "/tmp/stop"])?;
+    container.wait()?;
+    let logs = container.logs()?;
+    ensure!(logs.contains("opened 0\n"), "{logs}");
+    ensure!(
+        runtime_state(context)? == before,
+        "the runtime's program has changed"
+    );
+    Ok(())
+}
+
+fn descriptors(context: &Context) -> Result<()> {
+    context
+        .container()
+        .command([
+            "python3",
+            "-c",
+            "import os; print(sorted(map(int, os.listdir('/proc/self/fd'))))",
+        ])
+        .output()
+        .and_then(|listed| {
+            ensure!(listed == "[0, 1, 2, 3]", "{listed}");
+            Ok(())
+        })?;
+    let container = context.container().command(["sleep", "300"]).start()?;
+    let listed = container.ask(["ls", "/proc/self/fd"])?;
+    ensure!(listed == "0\n1\n2\n3", "exec: {listed}");
+    ensure!(container.ask(["ls", "/proc/1/fd"])? == "0\n1\n2");
+    // The same from the host, for the first process and for every thread it might have.
+    let pid = container.pid()?;
+    let outside = fs::read_dir(format!("/proc/{pid}/fd"))?
+        .map(|entry| Ok(entry?.file_name().into_string().unwrap_or_default()))
+        .collect::<Result<Vec<_>>>()?;
+    ensure!(outside.len() == 3, "seen from the host: {outside:?}");
+    Ok(())
+}
+
+/// A root file system in which everything a dynamic program would load is poisoned.
+fn poisoned(context: &Context) -> Result<()> {
+    let directory = context.scratch()?;
+    let proof = directory.join("proof");
+    fs::create_dir(&proof)?;
+    fs::set_permissions(&proof, fs::Permissions::from_mode(0o777))?;
+    fs::write(directory.join("ld.so.preload"), "/p/poison.so\n")?;
+    fs::write(
+        directory.join("nsswitch.conf"),
+        "passwd: poison files\ngroup: poison files\nhosts: poison\n",
+    )?;
+    let source = directory.join("poison.c");
+    let code = "#include <fcntl.h>\n#include <stdio.h>\n#include <unistd.h>\n\
+        __attribute__((constructor)) static void loaded(void) {\n\
+        char exe[512] = {0}; readlink(\"/proc/self/exe\", exe, 511);\n\
+        int fd = open(\"/p/proof/loaded\", O_WRONLY | O_CREAT | O_APPEND, 0666); dprintf(fd, \"%s\\n\", exe); close(fd); }\n";
+    fs::write(&source, code)?;
+    let library = directory.join("poison.so");
+    context
+        .host(
+            "gcc",
+            &[
+                "-shared",
+                "-fPIC",
+                "-w",
+                "-o",
+                &library.display().to_string(),
+                &source.display().to_string(),
+            ],
+        )?
+        .expect(0)?;
+    let at = |path: &std::path::Path, inside: &str| format!("{}:{inside}", path.display());
+    let mounts = [
+        at(&directory, "/p"),
+        at(&directory.join("ld.so.preload"), "/etc/ld.so.preload"),
+        at(&directory.join("nsswitch.conf"), "/etc/nsswitch.conf"),
+        at(&library, "/lib/x86_64-linux-gnu/libnss_poison.so.2"),
+    ];
+    let options: Vec<&str> = mounts
+        .iter()
+        .flat_map(|mount| ["-v", mount.as_str()])
+        .collect();
+    context
+        .container()
+        .options(&options)
+        .options(["-u", "www-data"])
+        .command(["/bin/echo", "hello"])
+        .run()?
+        .expect(0)?;
+    let container = context
+        .container()
+        .options(&options)
+        .command(["sleep", "300"])
+        .start()?;
+    container
+        .exec_with(["-u", "www-data"], ["true"])?
+        .expect(0)?;
+    container.docker(&["kill"])?;
+    // The poison works: the container's own programs did load it.
+    let loaded = fs::read_to_string(proof.join("loaded")).context("the poison was never loaded")?;
+    let ours = [
+        "/usr/bin/echo",
+        "/usr/bin/sleep",
+        "/usr/bin/true",
+        "/bin/echo",
+        "/bin/sleep",
+        "/bin/true",
+    ];
+    let strangers: Vec<&str> = loaded.lines().filter(|line| !ours.contains(line)).collect();
+    ensure!(strangers.is_empty(), "loaded by {strangers:?}");
+    Ok(())
+}
+
+fn environment(context: &Context) -> Result<()> {
+    let container = context
+        .container()
+        .options(["--hostname", "same", "-e", "ONLY=this"])
+        .command(["sleep", "300"])
+        .start()?;
+    let pid = container.pid()?;
+    let variables = container.ask(["sh", "-c", "tr '\\0' '\\n' < /proc/1/environ"])?;
+    for variable in variables.lines() {
+        let name = variable.split('=').next().unwrap_or_default();
+        ensure!(
+            ["PATH", "HOSTNAME", "ONLY", "HOME"].contains(&name),
+            "{variable} is not the container's"
+        );
+    }
+    context.eventually(Duration::from_secs(1), || {
+        ensure!(host::is_alive(pid));
+        Ok(())
+    })
+}
+
+/// Nothing in `/proc/self` names a path of the host.
+fn host_paths(context: &Context) -> Result<()> {
+    let script = "cat /proc/self/maps /proc/self/cmdline /proc/self/environ /proc/1/maps; ls -l /proc/self/fd /proc/self/map_files /proc/self /proc/1 2>/dev/null; true";
+    let done = context.container().shell(script).run()?.expect(0)?;
+    ensure!(
+        !done.stdout.contains("pegasus"),
+        "{}",
+        done.stdout
+            .lines()
+            .filter(|line| line.contains("pegasus"))
+            .collect::<Vec<_>>()
+            .join("\n")
+    );
+    Ok(())
+}
