@@ -10,6 +10,7 @@
 
 use crate::task::Thread;
 use core::alloc::Layout;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use pegasus_abi::mman::MADV_REMOVE;
 use pegasus_contract::layout::{ARENA_LEN, arena_base};
 use pegasus_sync::Lock;
@@ -18,7 +19,13 @@ use talc::{ErrOnOom, Span, Talc};
 /// The head of an arena; the rest of it is what [`Talc`] hands out.
 pub struct Arena {
     memory: Lock<Talc<ErrOnOom>>,
+    /// End of the highest allocation so far.
+    extent: AtomicUsize,
 }
+
+/// So much of an arena is kept when its record is used again: giving pages back and faulting them in anew costs more than
+/// all else that a `fork` does here.
+const WARM_LEN: usize = 512 << 10;
 
 /// Room kept for [`Arena`] itself.
 const HEAD_LEN: usize = 4096;
@@ -29,14 +36,13 @@ impl Arena {
     /// that range.
     pub fn create(index: usize) -> &'static Arena {
         let base = arena_base(index);
-        // SAFETY: the range belongs to this record alone. Removing pages gives zeroes, and the memory of a
-        // process that is gone back to the host. On failure the pages are merely reused.
-        let _ = unsafe { pegasus_host::memory::madvise(base, ARENA_LEN, MADV_REMOVE) };
+        Self::cool_down(base);
         let arena = base as *mut Arena;
         // SAFETY: `base` is mapped, page aligned and unused.
         unsafe {
             arena.write(Arena {
                 memory: Lock::new(Talc::new(ErrOnOom)),
+                extent: AtomicUsize::new(base),
             });
             let span = Span::new((base + HEAD_LEN) as *mut u8, (base + ARENA_LEN) as *mut u8);
             let _ = (*arena).memory.lock().claim(span);
@@ -44,11 +50,28 @@ impl Arena {
         }
     }
 
+    /// Gives back what the last process there has used beyond [`WARM_LEN`].
+    fn cool_down(base: usize) {
+        // SAFETY: mapped; zero if no process has had this arena yet, else what it left, which is only compared.
+        let extent = unsafe { &(*(base as *const Arena)).extent }.load(Ordering::Relaxed);
+        if extent > base + WARM_LEN {
+            // SAFETY: the range belongs to this record alone. Removed pages read as zero; on failure they are merely reused.
+            let _ = unsafe {
+                pegasus_host::memory::madvise(base + WARM_LEN, ARENA_LEN - WARM_LEN, MADV_REMOVE)
+            };
+        }
+    }
+
     /// Memory for `layout`, or null when the arena is full.
     pub fn allocate(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the global allocator never asks for zero bytes, nor do callers here.
-        unsafe { self.memory.lock().malloc(layout) }
-            .map_or(core::ptr::null_mut(), core::ptr::NonNull::as_ptr)
+        let memory = unsafe { self.memory.lock().malloc(layout) }
+            .map_or(core::ptr::null_mut(), core::ptr::NonNull::as_ptr);
+        let end = memory as usize + layout.size();
+        if end > self.extent.load(Ordering::Relaxed) {
+            self.extent.fetch_max(end, Ordering::Relaxed);
+        }
+        memory
     }
 
     /// Moves `value` into the arena, for as long as the arena lives.
