@@ -95,11 +95,21 @@ static void say_maps(const char *exe)
     (void)heap_or_none;
 }
 
+static int by_text(const void *one, const void *other)
+{
+    return strcmp(*(char *const *)one, *(char *const *)other);
+}
+
 int main(int argc, char **argv)
 {
     static char bytes[65536], link[4096];
     for (int i = 0; i < argc; i++)
         SAY("argv[%d] %s", i, argv[i]);
+    // The engine gives them in no certain order.
+    size_t count = 0;
+    while (environ[count])
+        count++;
+    qsort(environ, count, sizeof *environ, by_text);
     for (char **variable = environ; *variable; variable++)
         SAY("environ %s", strncmp(*variable, "HOSTNAME=", 9) ? *variable : "HOSTNAME");
     SAY("pid %d ppid %d pgrp %d sid %d", getpid(), getppid(), getpgrp(), getsid(0));

@@ -59,7 +59,7 @@ fn status(context: &Context, status: i32) -> Result<()> {
 
 /// A child of pid 1 dies; the shell reports 128 + signal and ends with it.
 fn signalled(context: &Context, signal: &str, status: i32) -> Result<()> {
-    let script = format!("sleep 60 & kill -{signal} $!; wait $!");
+    let script = format!("sh -c 'kill -{signal} $$'; exit $?");
     context.container().shell(&script).run()?.expect(status)?;
     // Pid 1 itself, killed from outside its namespace.
     let container = context.container().command(["sleep", "60"]).start()?;

@@ -30,7 +30,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn terminal(context: &Context) -> Result<()> {
-    let script = "tty; test -t 0 && test -t 1 && test -t 2 && echo all-terminals; stty size; read line; echo got-$line; exit 5";
+    let script = "tty; test -t 0 && test -t 1 && test -t 2 && echo all-terminals; until [ \"$(stty size)\" != \"0 0\" ]; do sleep 0.05; done; stty size; read line; echo got-$line; exit 5";
     let mut terminal = context.container().shell(script).terminal()?;
     terminal.expect("all-terminals")?;
     terminal.expect("40 100")?;
@@ -136,7 +136,7 @@ fn environment(context: &Context) -> Result<()> {
         "-e",
         "QUOTE='\"\\",
     ];
-    let done = context.compare(|spec| spec.options(options).command(["env"]))?;
+    let done = context.compare(|spec| spec.options(options).shell("env | sort"))?;
     ensure!(
         done.stdout.contains("\nSPACES=a b\n"),
         "{}",
@@ -144,7 +144,7 @@ fn environment(context: &Context) -> Result<()> {
     );
     context.compare(|spec| {
         spec.options(["-e", "PATH="])
-            .command(["/usr/bin/env"])
+            .command(["/bin/sh", "-c", "/usr/bin/env | /usr/bin/sort"])
             .options(["--hostname", "same"])
     })?;
     Ok(())

@@ -34,8 +34,8 @@ fn pipelines(context: &Context) -> Result<()> {
 }
 
 fn jobs(context: &Context) -> Result<()> {
-    let script = "trap 'echo usr1' USR1; trap 'echo bye' EXIT; kill -USR1 $$; sleep 0.1 & a=$!; sleep 5 & b=$!; kill $b; wait $a; echo a $?; wait $b; echo b $?; \
-                  set -m; sleep 5 & kill -STOP %%; sleep 0.1; jobs | sed 's/[0-9]\\{2,\\}//'; kill -CONT %%; kill %%; wait %%; echo $?; timeout 0.2 sleep 5; echo timeout $?";
+    let script = "trap 'echo usr1' USR1; trap 'echo bye' EXIT; kill -USR1 $$; sleep 0.1 & a=$!; sleep 5 & b=$!; sleep 0.3; kill $b; wait $a; echo a $?; wait $b; echo b $?; \
+                  set -m; sleep 5 & sleep 0.3; kill -STOP %%; sleep 0.1; jobs | sed 's/[0-9]\\{2,\\}//'; kill -CONT %%; kill %%; wait %%; echo $?; timeout 0.2 sleep 5; echo timeout $?";
     compare(context, "/bin/bash", script)
 }
 

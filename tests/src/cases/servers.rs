@@ -146,7 +146,7 @@ const FETCH: &str = "import urllib.request as u, sys\n\
     print(r.status, len(body))";
 
 fn nginx(context: &Context) -> Result<()> {
-    let script = "head -c 100000 /dev/zero | tr '\\0' x > /var/www/html/big; exec nginx -g 'daemon off; worker_processes 3; error_log stderr info;'";
+    let script = "head -c 100000 /dev/zero | tr '\\0' x > /var/www/html/big; sed -i 's/^worker_processes.*/worker_processes 3;/; s/^error_log.*//' /etc/nginx/nginx.conf; exec nginx -g 'daemon off; error_log stderr info;'";
     let server = context.container().shell(script).start()?;
     server.wait_for_log("start worker process")?;
     context.eventually(Duration::from_secs(10), || {

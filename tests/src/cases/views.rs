@@ -45,7 +45,8 @@ fn script_view(context: &Context) -> Result<()> {
 }
 
 fn ps(context: &Context) -> Result<()> {
-    let script = "sleep 30 & sleep 0.1; ps -eo pid,ppid,user,stat,comm,args | sed 's/ \\+/ /g'; ps aux | wc -l";
+    let script =
+        "sleep 30 & sleep 0.1; ps -eo ppid,user,stat,comm,args | sed 's/ \\+/ /g'; ps aux | wc -l";
     let done = context.compare(|spec| spec.shell(script))?;
     ensure!(done.status == 0, "{}", done.describe());
     Ok(())
@@ -74,7 +75,7 @@ fn proc_of_first(context: &Context) -> Result<()> {
 }
 
 fn child(context: &Context) -> Result<()> {
-    let script = "sh -c 'echo $$ $PPID; cat /proc/self/comm; tr \"\\0\" \" \" < /proc/self/cmdline; readlink /proc/self/exe; grep -E \"^(Name|Pid|PPid|Threads)\" /proc/self/status'; \
+    let script = "sh -c 'echo $PPID; cat /proc/self/comm; tr \"\\0\" \" \" < /proc/self/cmdline; readlink /proc/self/exe; grep -E \"^(Name|Threads)\" /proc/self/status'; \
                   python3 -c 'import os; print(os.readlink(\"/proc/self/exe\"), open(\"/proc/self/comm\").read(), os.getppid())'";
     context.compare(|spec| spec.shell(script))?;
     Ok(())

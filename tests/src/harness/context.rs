@@ -157,6 +157,21 @@ impl<'a> Context<'a> {
         Ok(expected)
     }
 
+    /// Whether this machine's root may do all that `docker run --privileged` asks for.
+    pub fn grants_privileged(&self) -> Result<bool> {
+        let key = vec!["is a privileged container possible".to_owned()];
+        if let Some(known) = lock(&self.shared.references).get(&key) {
+            return Ok(known.status == 0);
+        }
+        let tried = self
+            .reference()
+            .options(["--privileged"])
+            .command(["true"])
+            .run()?;
+        lock(&self.shared.references).insert(key, tried.clone());
+        Ok(tried.status == 0)
+    }
+
     /// A fusion group for this case alone, until the guard is dropped.
     pub fn group(&self) -> Result<GroupGuard<'a>> {
         if self.site().runtimes.groups.is_empty() {
