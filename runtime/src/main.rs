@@ -8,9 +8,12 @@
 mod cli;
 mod clock;
 mod container;
+mod elf;
 mod error;
 mod executor;
+mod instance;
 mod logging;
+mod placement;
 mod self_copy;
 mod sys;
 

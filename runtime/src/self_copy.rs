@@ -5,6 +5,7 @@
 //! nobody can change. The copy is started with a clean environment too, because in an own instance
 //! the runtime's address space becomes the container's.
 
+use crate::elf;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MemFdCreateFlag, memfd_create};
@@ -20,8 +21,10 @@ use std::os::unix::fs::FileExt;
 pub enum SelfCopyError {
     #[error("cannot read the runtime's own executable through /proc/self/exe; is /proc mounted?")]
     OpenSelf(#[source] io::Error),
-    #[error("the runtime's own executable is not a 64-bit ELF file")]
-    NotElf,
+    #[error("the runtime's own executable is not a valid ELF file")]
+    NotElf(#[source] goblin::error::Error),
+    #[error("the runtime's own executable has nothing to load")]
+    Empty,
     #[error("cannot create a memory file for a copy of the runtime")]
     Create(#[source] Errno),
     #[error("cannot copy the runtime into memory")]
@@ -102,23 +105,12 @@ fn loaded_len(executable: &File) -> Result<u64, SelfCopyError> {
     executable
         .read_exact_at(&mut headers, 0)
         .map_err(SelfCopyError::OpenSelf)?;
-    let header = goblin::elf::Elf::parse_header(&headers).map_err(|_| SelfCopyError::NotElf)?;
-    let context = goblin::container::Ctx::new(
-        header.container().map_err(|_| SelfCopyError::NotElf)?,
-        header.endianness().map_err(|_| SelfCopyError::NotElf)?,
-    );
-    let segments = goblin::elf::ProgramHeader::parse(
-        &headers,
-        usize::try_from(header.e_phoff).map_err(|_| SelfCopyError::NotElf)?,
-        usize::from(header.e_phnum),
-        context,
-    )
-    .map_err(|_| SelfCopyError::NotElf)?;
+    let (_, segments) = elf::headers(&headers).map_err(SelfCopyError::NotElf)?;
     segments
         .iter()
         .map(|segment| segment.p_offset.saturating_add(segment.p_filesz))
         .max()
-        .ok_or(SelfCopyError::NotElf)
+        .ok_or(SelfCopyError::Empty)
 }
 
 fn arguments() -> Vec<CString> {

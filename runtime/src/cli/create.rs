@@ -22,6 +22,6 @@ pub fn run(context: &Context, arguments: &liboci_cli::Create) -> Outcome {
         },
         cgroups: context.cgroups,
     };
-    create::create(&context.root, &request)?;
+    create::create(&context.root, &context.policy, &request)?;
     Ok(0)
 }

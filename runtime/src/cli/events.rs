@@ -2,7 +2,7 @@
 
 use super::{Context, JsonLayout, Outcome, print_json};
 use crate::container::cgroup::ContainerCgroup;
-use libcgroups::common::CgroupManager;
+use libcgroups::common::{CgroupManager, CgroupSetup, get_cgroup_setup};
 use libcgroups::stats::{BlkioDeviceStat, MemoryData, Stats};
 use libcontainer::container::ContainerStatus;
 use serde_json::{Value, json};
@@ -41,22 +41,50 @@ pub fn run(context: &Context, arguments: &liboci_cli::Events) -> Outcome {
 
 fn print_one(id: &str, cgroup: &ContainerCgroup) -> Result<(), super::CommandError> {
     let stats = cgroup.with(CgroupManager::stats)?;
-    let event = json!({ "type": "stats", "id": id, "data": describe(&stats) });
+    let event =
+        json!({ "type": "stats", "id": id, "data": describe(&stats, CpuUnits::of_this_machine()) });
     Ok(print_json(&event, JsonLayout::Compact)?)
 }
 
-fn describe(stats: &Stats) -> Value {
+/// The library gives times in the units of the files it reads.
+#[derive(Debug, Clone, Copy)]
+struct CpuUnits {
+    total_ns: u64,
+    /// Of the times in user and in kernel mode.
+    mode_ns: u64,
+}
+
+impl CpuUnits {
+    /// Clock ticks of `cpuacct.stat`, which the kernel fixes at 100 a second for user space.
+    const TICK_NS: u64 = 10_000_000;
+    const MICROSECOND_NS: u64 = 1000;
+
+    fn of_this_machine() -> Self {
+        match get_cgroup_setup() {
+            Ok(CgroupSetup::Unified) => CpuUnits {
+                total_ns: Self::MICROSECOND_NS,
+                mode_ns: Self::MICROSECOND_NS,
+            },
+            _ => CpuUnits {
+                total_ns: 1,
+                mode_ns: Self::TICK_NS,
+            },
+        }
+    }
+}
+
+fn describe(stats: &Stats, units: CpuUnits) -> Value {
     let usage = &stats.cpu.usage;
     let throttling = &stats.cpu.throttling;
     json!({
         "cpu": {
             "usage": {
-                "total": usage.usage_total,
+                "total": usage.usage_total.saturating_mul(units.total_ns),
                 "percpu": usage.per_core_usage_total,
                 "percpu_kernel": usage.per_core_usage_kernel,
                 "percpu_user": usage.per_core_usage_user,
-                "kernel": usage.usage_kernel,
-                "user": usage.usage_user,
+                "kernel": usage.usage_kernel.saturating_mul(units.mode_ns),
+                "user": usage.usage_user.saturating_mul(units.mode_ns),
             },
             "throttling": {
                 "periods": throttling.periods,

@@ -34,7 +34,7 @@ pub enum ExecCommandError {
 }
 
 pub fn run(context: &Context, arguments: &liboci_cli::Exec) -> Outcome {
-    Ok(execute(context, arguments).map_err(CommandError::Exec)?)
+    execute(context, arguments).map_err(CommandError::Exec)
 }
 
 fn execute(context: &Context, arguments: &liboci_cli::Exec) -> Result<u8, ExecCommandError> {

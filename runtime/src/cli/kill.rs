@@ -93,17 +93,14 @@ fn parse_signal(text: &str) -> Result<i32, KillError> {
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    let offset = |rest: &str| {
-        if rest.is_empty() {
-            Some(0)
-        } else {
-            rest[1..].parse::<i32>().ok()
-        }
+    let offset = |rest: &str, sign: char| match rest.strip_prefix(sign) {
+        Some(digits) => digits.parse::<u8>().ok().map(i32::from),
+        None => rest.is_empty().then_some(0),
     };
     let number = if let Some(rest) = name.strip_prefix("RTMIN") {
-        offset(rest).map(|offset| libc::SIGRTMIN() + offset)
+        offset(rest, '+').map(|offset| libc::SIGRTMIN() + offset)
     } else if let Some(rest) = name.strip_prefix("RTMAX") {
-        offset(rest).map(|offset| libc::SIGRTMAX() - offset)
+        offset(rest, '-').map(|offset| libc::SIGRTMAX() - offset)
     } else {
         format!("SIG{name}")
             .parse::<nix::sys::signal::Signal>()

@@ -6,9 +6,11 @@
 mod checkpoint;
 mod create;
 mod delete;
+mod doctor;
 mod events;
 mod exec;
 mod features;
+mod inspect;
 mod kill;
 mod list;
 mod pause;
@@ -20,12 +22,15 @@ mod spec;
 mod start;
 mod state;
 mod table;
+mod trace;
 mod update;
 
 use crate::container::create::Cgroups;
+use crate::container::find::RootNamed;
 use crate::container::root::Root;
 use crate::error::chain;
 use crate::logging::{Log, LogError};
+use crate::placement::{IsolationChoice, Policy};
 use crate::self_copy::{self, SelfCopyError};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -65,6 +70,12 @@ struct GlobalOptions {
     /// Ignore errors of cgroup permissions (accepted for compatibility: true, false or auto)
     #[arg(long)]
     rootless: Option<String>,
+    /// Fusion group of the containers: those of one group may share an address space
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    group: Option<String>,
+    /// How containers of a group are kept apart
+    #[arg(long, value_enum, default_value_t = IsolationChoice::Auto)]
+    isolation: IsolationChoice,
     /// Path of criu (accepted for compatibility)
     #[arg(long)]
     criu: Option<PathBuf>,
@@ -89,12 +100,17 @@ enum Command {
     Features(liboci_cli::Features),
     Checkpoint(liboci_cli::Checkpoint),
     Restore(restore::Restore),
+    Inspect(inspect::Inspect),
+    Trace(trace::Trace),
+    Doctor(doctor::Doctor),
 }
 
 /// What every command is given.
 #[derive(Debug)]
 pub struct Context {
     pub root: Root,
+    pub root_named: RootNamed,
+    pub policy: Policy,
     pub cgroups: Cgroups,
 }
 
@@ -137,6 +153,10 @@ pub enum CommandError {
     Events(#[from] events::EventsError),
     #[error(transparent)]
     Spec(#[from] spec::SpecError),
+    #[error(transparent)]
+    Inspect(#[from] inspect::InspectError),
+    #[error(transparent)]
+    Trace(#[from] trace::TraceError),
     #[error(transparent)]
     Unsupported(#[from] checkpoint::Unsupported),
 }
@@ -225,7 +245,16 @@ fn run(line: CommandLine) -> Outcome {
         self_copy::ensure()?;
     }
     let context = Context {
+        root_named: if line.global.root.is_some() {
+            RootNamed::Yes
+        } else {
+            RootNamed::No
+        },
         root: Root::new(line.global.root.unwrap_or_else(root_default)),
+        policy: Policy {
+            group: line.global.group,
+            isolation: line.global.isolation,
+        },
         cgroups: if line.global.systemd_cgroup {
             Cgroups::Systemd
         } else {
@@ -250,6 +279,9 @@ fn run(line: CommandLine) -> Outcome {
         Command::Features(_) => features::run(),
         Command::Checkpoint(_) => checkpoint::run(),
         Command::Restore(_) => restore::run(),
+        Command::Inspect(arguments) => inspect::run(&context, arguments),
+        Command::Trace(arguments) => trace::run(&context, arguments),
+        Command::Doctor(arguments) => doctor::run(arguments),
     }
 }
 

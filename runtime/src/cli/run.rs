@@ -47,7 +47,7 @@ pub fn run(context: &Context, arguments: &liboci_cli::Run) -> Outcome {
         },
         cgroups: context.cgroups,
     };
-    let container = create::create(&context.root, &request)?;
+    let container = create::create(&context.root, &context.policy, &request)?;
     if let Err(error) = start::start(&context.root, &arguments.container_id) {
         clean_up(context, arguments);
         return Err(error);

@@ -6,14 +6,21 @@ use super::cgroup::ContainerCgroup;
 use super::explain::explain;
 use super::facts::{Facts, FactsError, Isolation, Placement};
 use super::root::{Root, RootError};
+use crate::error::chain;
 use crate::executor::Role;
 use crate::executor::native::NativeExecutor;
+use crate::executor::own::OwnExecutor;
+use crate::instance::own;
+use crate::placement::report::Report;
+use crate::placement::{self, MpkSupport, PlacementError, Plan, Policy};
 use crate::sys;
 use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::error::LibcontainerError;
 use libcontainer::syscall::syscall::SyscallType;
+use libcontainer::workload::Executor;
 use nix::errno::Errno;
+use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +40,10 @@ pub enum CreateError {
     Adapt(#[from] AdaptError),
     #[error(transparent)]
     Facts(#[from] FactsError),
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
+    #[error("cannot create the memory file that brings the placement back")]
+    Report(#[source] Errno),
 }
 
 /// What the command line says about the container to create.
@@ -67,21 +78,25 @@ pub enum Cgroups {
 }
 
 /// Creates the container, or leaves nothing behind.
-pub fn create(root: &Root, request: &CreateRequest<'_>) -> Result<Container, CreateError> {
+pub fn create(
+    root: &Root,
+    policy: &Policy,
+    request: &CreateRequest<'_>,
+) -> Result<Container, CreateError> {
     let _lock = root.reserve(request.id)?;
     let bundle = Bundle::load(request.bundle)?;
+    let plan = placement::plan(&bundle.spec, policy, MpkSupport::of_this_machine())?;
     sys::name_service::use_files_only().map_err(CreateError::NameService)?;
     if request.keyring == Keyring::New {
         new_keyring(request.id)?;
     }
     let directory = root.directory(request.id)?;
-    let created = build(root, request, &bundle).and_then(|mut container| {
+    let created = place(root, request, &bundle, plan).and_then(|(mut container, placed)| {
         container.state.bundle.clone_from(&bundle.path);
         container
             .save()
             .map_err(|error| CreateError::Library(Box::new(error)))?;
-        let facts = facts_of(&container);
-        facts.save(&directory)?;
+        facts_of(&container, policy, placed).save(&directory)?;
         Ok(container)
     });
     if created.is_err() {
@@ -90,15 +105,72 @@ pub fn create(root: &Root, request: &CreateRequest<'_>) -> Result<Container, Cre
     created
 }
 
+/// Where the first process went, and why.
+struct Placed {
+    placement: Placement,
+    reason: String,
+}
+
+/// Builds the container as planned; a vkernel that cannot be had makes it native.
+fn place(
+    root: &Root,
+    request: &CreateRequest<'_>,
+    bundle: &Bundle,
+    plan: Plan,
+) -> Result<(Container, Placed), CreateError> {
+    let native = |reason: String| -> Result<(Container, Placed), CreateError> {
+        tracing::info!("container {} is native: {reason}", request.id);
+        let container = build(root, request, bundle, NativeExecutor::new(Role::Init))?;
+        Ok((
+            container,
+            Placed {
+                placement: Placement::Native,
+                reason,
+            },
+        ))
+    };
+    let reason = match plan {
+        Plan::Native(reason) => return native(reason),
+        Plan::Own(reason) => reason,
+    };
+    let vkernel = match own::prepare() {
+        Ok(vkernel) => vkernel,
+        Err(error) => return native(chain(&error)),
+    };
+    let report = Report::new().map_err(CreateError::Report)?;
+    // An id consists of letters, digits and a few signs: it has no NUL.
+    let id = CString::new(request.id).unwrap_or_default();
+    let executor = OwnExecutor::new(vkernel, id, report.clone());
+    let container = build(root, request, bundle, executor)?;
+    let placed = match report.reason() {
+        Some(reason) => Placed {
+            placement: Placement::Native,
+            reason,
+        },
+        None => Placed {
+            placement: Placement::Resident,
+            reason,
+        },
+    };
+    tracing::info!(
+        "container {} is {}: {}",
+        request.id,
+        placed.placement,
+        placed.reason
+    );
+    Ok((container, placed))
+}
+
 fn build(
     root: &Root,
     request: &CreateRequest<'_>,
     bundle: &Bundle,
+    executor: impl Executor + 'static,
 ) -> Result<Container, CreateError> {
     let failed = |error| CreateError::Library(Box::new(error));
     let adapted = AdaptedBundle::write(root.path(), request.id, bundle)?;
     ContainerBuilder::new(request.id.to_owned(), SyscallType::default())
-        .with_executor(NativeExecutor::new(Role::Init))
+        .with_executor(executor)
         .with_pid_file(request.pid_file.clone())
         .map_err(failed)?
         .with_console_socket(request.console_socket.clone())
@@ -121,12 +193,12 @@ fn new_keyring(id: &str) -> Result<(), CreateError> {
     }
 }
 
-fn facts_of(container: &Container) -> Facts {
+fn facts_of(container: &Container, policy: &Policy, placed: Placed) -> Facts {
     Facts {
-        group: None,
+        group: policy.group.clone(),
         isolation: Isolation::Own,
-        placement: Placement::Native,
-        reason: "placed as a plain process".to_owned(),
+        placement: placed.placement,
+        reason: placed.reason,
         start_time: container.pid().and_then(super::process_start_time),
     }
 }

@@ -82,7 +82,7 @@ pub fn exec(root: &Root, bundle: &Bundle, request: &ExecRequest<'_>) -> Result<P
 
     let failed = |error| ExecError::Library(Box::new(error));
     ContainerBuilder::new(request.id.to_owned(), SyscallType::default())
-        .with_executor(NativeExecutor::new(Role::Exec(confinement)))
+        .with_executor(NativeExecutor::new(Role::Exec(Box::new(confinement))))
         .with_root_path(root.path())
         .map_err(failed)?
         .with_console_socket(request.console_socket.clone())

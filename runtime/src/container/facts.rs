@@ -33,6 +33,16 @@ pub enum Isolation {
     None,
 }
 
+impl std::fmt::Display for Isolation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Isolation::Own => "own",
+            Isolation::Mpk => "mpk",
+            Isolation::None => "none",
+        })
+    }
+}
+
 /// Where a process runs (the ladder of placements).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -11,7 +11,9 @@ pub mod create;
 pub mod exec;
 pub mod explain;
 pub mod facts;
+pub mod find;
 pub mod foreground;
+pub mod processes;
 pub mod root;
 pub mod users;
 

@@ -1,6 +1,6 @@
 //! What a container's process does once the container library has set it up: become the program.
 //!
-//! [`native`] replaces the process by the program, as any runtime does; [`own`](self) loads the
+//! [`native`] replaces the process by the program, as any runtime does; [`own`] loads the
 //! program next to the vkernel instead. Both share [`launch`].
 
 mod credentials;
@@ -8,6 +8,7 @@ mod environment;
 pub mod launch;
 pub mod lookup;
 pub mod native;
+pub mod own;
 mod stdio;
 
 use libcontainer::oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp};
@@ -18,7 +19,7 @@ pub enum Role {
     /// The container's first process.
     Init,
     /// A further process in a running container.
-    Exec(Confinement),
+    Exec(Box<Confinement>),
 }
 
 /// What the container library does not apply to a further process, so the executor does.

@@ -43,30 +43,27 @@ impl Executor for NativeExecutor {
             .launch
             .finish(spec)
             .map_err(|error| failed(&self.launch.role, &error))?;
-        let errno = execute(&program);
-        let error = ExecuteError {
-            path: program.path.to_string_lossy().into_owned(),
-            errno,
-        };
-        Err(failed(&self.launch.role, &error))
+        Err(failed(&self.launch.role, &execute(&program)))
     }
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("exec {path}: {}", errno_text(*.errno))]
-struct ExecuteError {
+pub struct ExecuteError {
     path: String,
     errno: Errno,
 }
 
 /// Becomes the program; returns only if the kernel refuses.
-pub fn execute(program: &Program) -> Errno {
-    if let Err(errno) = reset_signals() {
-        return errno;
-    }
-    match nix::unistd::execve(&program.path, &program.argv, &program.envp) {
+pub fn execute(program: &Program) -> ExecuteError {
+    let executed = reset_signals()
+        .and_then(|()| nix::unistd::execve(&program.path, &program.argv, &program.envp));
+    match executed {
         Ok(never) => match never {},
-        Err(errno) => errno,
+        Err(errno) => ExecuteError {
+            path: program.path.to_string_lossy().into_owned(),
+            errno,
+        },
     }
 }
 

@@ -4,8 +4,12 @@
 
 #![allow(unsafe_code)]
 
+pub mod clock;
+pub mod file;
 pub mod keyring;
+pub mod memory;
 pub mod name_service;
 pub mod process;
 pub mod signals;
 pub mod terminal;
+pub mod vkernel;

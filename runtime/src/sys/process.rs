@@ -27,6 +27,15 @@ pub fn share_address_space(one: Pid, other: Pid) -> Result<bool, Errno> {
     Errno::result(order).map(|order| order == 0)
 }
 
+/// Whether the kernel can hand a program's system calls back to it: switching the feature off, which
+/// it is, succeeds where it exists.
+pub fn has_syscall_user_dispatch() -> bool {
+    const PR_SET_SYSCALL_USER_DISPATCH: libc::c_int = 59;
+    const OFF: libc::c_ulong = 0;
+    // SAFETY: takes integers; OFF requires the others to be 0.
+    unsafe { libc::prctl(PR_SET_SYSCALL_USER_DISPATCH, OFF, 0_usize, 0_usize, 0_usize) == 0 }
+}
+
 /// Takes ownership of descriptors that `recvmsg(2)` has just installed.
 pub fn adopt_descriptors(numbers: Vec<RawFd>) -> Vec<OwnedFd> {
     // SAFETY: the kernel opened each of them for this process, and nobody else knows the numbers.

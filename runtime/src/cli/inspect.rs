@@ -1,0 +1,246 @@
+//! `pegasus inspect`: where a container's processes run, with whom they share their address space,
+//! and what the vkernel has counted.
+
+use super::{Context, JsonLayout, Outcome, OutputError, print_json, print_line};
+use crate::container::facts::{Facts, FactsError, Isolation, Placement};
+use crate::container::find::{FindError, find};
+use crate::container::processes::{self, PlacedProcess, ProcessesError};
+use crate::container::root::{Root, RootError};
+use crate::instance::heap_view::{Access, HeapView, HeapViewError};
+use crate::sys;
+use clap::{Args, ValueEnum};
+use libcontainer::container::{Container, ContainerStatus};
+use nix::unistd::Pid;
+use pegasus_contract::boot::InstanceKind;
+use serde::Serialize;
+
+/// Show the instance, placement and counters of a container
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t = Form::Text)]
+    format: Form,
+    /// Container identifier, or the beginning of one
+    container_id: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Form {
+    Text,
+    Json,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    #[error(transparent)]
+    Find(#[from] FindError),
+    #[error(transparent)]
+    Root(#[from] RootError),
+    #[error(transparent)]
+    Facts(#[from] FactsError),
+    #[error(transparent)]
+    Heap(#[from] HeapViewError),
+    #[error(transparent)]
+    Processes(#[from] ProcessesError),
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer {
+    id: String,
+    status: String,
+    pid: i32,
+    /// `own`, `shared`, or none for a native container.
+    instance: Option<&'static str>,
+    group: Option<String>,
+    isolation: Option<Isolation>,
+    placement: Option<Placement>,
+    reason: Option<String>,
+    /// Containers whose first process has the same address space, by kcmp(2).
+    shares_address_space_with: Vec<String>,
+    processes: Vec<ProcessAnswer>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ProcessAnswer {
+    pid: i32,
+    container_pid: i32,
+    placement: Placement,
+    reason: String,
+    exe: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vkernel: Option<VkernelAnswer>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct VkernelAnswer {
+    threads: u32,
+    slot: Option<u32>,
+    sites_rewritten: u64,
+    sites_refused: u64,
+    calls_rewritten: u64,
+    calls_trapped: u64,
+    calls_served: u64,
+    signals: u64,
+}
+
+pub fn run(context: &Context, arguments: &Inspect) -> Outcome {
+    let (root, id) = find(&context.root, context.root_named, &arguments.container_id)
+        .map_err(InspectError::Find)?;
+    let answer = inspect(&root, &id)?;
+    match arguments.format {
+        Form::Json => print_json(&answer, JsonLayout::Indented)?,
+        Form::Text => print_text(&answer)?,
+    }
+    Ok(0)
+}
+
+fn inspect(root: &Root, id: &str) -> Result<Answer, InspectError> {
+    let container = root.load(id)?;
+    let facts = Facts::load(&container.root)?;
+    let pid = container
+        .pid()
+        .filter(|_| container.status() != ContainerStatus::Stopped);
+    let heap = match pid {
+        Some(pid) => HeapView::of(pid, Access::Read)?,
+        None => None,
+    };
+    let kind = match &heap {
+        Some(heap) => heap.kind()?,
+        None => None,
+    };
+    let reason = facts.as_ref().map(|facts| facts.reason.as_str());
+    let processes = match pid {
+        Some(_) => processes::of(&container, heap.as_ref(), reason)?,
+        None => Vec::new(),
+    };
+    Ok(Answer {
+        id: id.to_owned(),
+        status: container.status().to_string().to_lowercase(),
+        pid: pid.map_or(0, Pid::as_raw),
+        instance: kind.map(|kind| match kind {
+            InstanceKind::Own => "own",
+            InstanceKind::Shared => "shared",
+        }),
+        group: facts.as_ref().and_then(|facts| facts.group.clone()),
+        isolation: facts.as_ref().map(|facts| facts.isolation),
+        placement: facts.as_ref().map(|facts| facts.placement),
+        reason: reason.map(str::to_owned),
+        shares_address_space_with: pid.map_or_else(Vec::new, |pid| sharers(root, &container, pid)),
+        processes: processes.into_iter().map(answer_for).collect(),
+    })
+}
+
+/// Asks the kernel about every other container under the same root.
+fn sharers(root: &Root, container: &Container, pid: Pid) -> Vec<String> {
+    let mut ids = root.ids().unwrap_or_default();
+    ids.retain(|id| {
+        id != container.id()
+            && root.load(id).is_ok_and(|other| {
+                other.status() != ContainerStatus::Stopped
+                    && other.pid().is_some_and(|other| {
+                        sys::process::share_address_space(pid, other) == Ok(true)
+                    })
+            })
+    });
+    ids
+}
+
+fn answer_for(process: PlacedProcess) -> ProcessAnswer {
+    ProcessAnswer {
+        pid: process.pid.as_raw(),
+        container_pid: process.container_pid,
+        placement: process.placement,
+        reason: process.reason,
+        exe: process.exe,
+        vkernel: process.vkernel.map(|(view, counters)| VkernelAnswer {
+            threads: view.threads,
+            slot: view.slot,
+            sites_rewritten: view.sites_rewritten,
+            sites_refused: view.sites_refused,
+            calls_rewritten: counters.rewritten,
+            calls_trapped: counters.trapped,
+            calls_served: counters.served,
+            signals: counters.signals,
+        }),
+    }
+}
+
+fn print_text(answer: &Answer) -> Result<(), OutputError> {
+    let or_none = |text: Option<&str>| text.unwrap_or("none").to_owned();
+    let sharers = answer.shares_address_space_with.join(", ");
+    let rows = [
+        ["container", &answer.id],
+        ["status", &answer.status],
+        ["pid", &answer.pid.to_string()],
+        ["instance", &or_none(answer.instance)],
+        ["group", &or_none(answer.group.as_deref())],
+        [
+            "isolation",
+            &answer
+                .isolation
+                .map_or_else(|| "unknown".to_owned(), |i| i.to_string()),
+        ],
+        [
+            "placement",
+            &answer
+                .placement
+                .map_or_else(|| "unknown".to_owned(), |p| p.to_string()),
+        ],
+        ["because", &or_none(answer.reason.as_deref())],
+        [
+            "shares its address space with",
+            if sharers.is_empty() {
+                "nobody"
+            } else {
+                &sharers
+            },
+        ],
+    ];
+    print_line(&super::table::align(
+        &rows.map(|row| row.map(str::to_owned)),
+    ))?;
+    let mut rows = vec![
+        [
+            "PID",
+            "INSIDE",
+            "PLACEMENT",
+            "THREADS",
+            "REWRITTEN",
+            "TRAPPED",
+            "SERVED",
+            "SITES",
+            "REFUSED",
+            "PROGRAM",
+            "BECAUSE",
+        ]
+        .map(str::to_owned),
+    ];
+    rows.extend(answer.processes.iter().map(row));
+    print_line("")?;
+    print_line(&super::table::align(&rows))
+}
+
+fn row(process: &ProcessAnswer) -> [String; 11] {
+    let number = |value: fn(&VkernelAnswer) -> u64| {
+        process
+            .vkernel
+            .as_ref()
+            .map_or_else(|| "-".to_owned(), |vkernel| value(vkernel).to_string())
+    };
+    [
+        process.pid.to_string(),
+        process.container_pid.to_string(),
+        process.placement.to_string(),
+        number(|vkernel| vkernel.threads.into()),
+        number(|vkernel| vkernel.calls_rewritten),
+        number(|vkernel| vkernel.calls_trapped),
+        number(|vkernel| vkernel.calls_served),
+        number(|vkernel| vkernel.sites_rewritten),
+        number(|vkernel| vkernel.sites_refused),
+        process.exe.clone(),
+        process.reason.clone(),
+    ]
+}

@@ -1,0 +1,116 @@
+//! The processes of a container, each with its placement and why.
+
+use super::cgroup::{CgroupError, ContainerCgroup};
+use super::facts::Placement;
+use crate::instance::heap_view::{Counters, HeapView, HeapViewError, ProcessView};
+use libcontainer::container::Container;
+use nix::unistd::Pid;
+use pegasus_contract::record::ProcessState;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessesError {
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Heap(#[from] HeapViewError),
+}
+
+/// One process, seen from the host and, if it runs under the vkernel, from there.
+#[derive(Debug)]
+pub struct PlacedProcess {
+    pub pid: Pid,
+    /// Its pid in the container's own pid namespace.
+    pub container_pid: i32,
+    pub placement: Placement,
+    pub reason: String,
+    pub exe: String,
+    pub vkernel: Option<(ProcessView, Counters)>,
+}
+
+/// All processes in the container's cgroup, lowest pid first.
+pub fn of(
+    container: &Container,
+    heap: Option<&HeapView>,
+    first_reason: Option<&str>,
+) -> Result<Vec<PlacedProcess>, ProcessesError> {
+    let known = match heap {
+        Some(heap) => of_container(heap, container.id())?,
+        None => Vec::new(),
+    };
+    let mut pids = ContainerCgroup::of(container)?.pids()?;
+    pids.sort();
+    let mut processes = Vec::with_capacity(pids.len());
+    for pid in pids {
+        let Some(container_pid) = pid_inside(pid) else {
+            continue;
+        };
+        let view = known.iter().find(|view| view.pid == container_pid).cloned();
+        let is_first = container.pid() == Some(pid);
+        let (placement, reason) = placement(view.as_ref(), first_reason.filter(|_| is_first));
+        let vkernel = match (view, heap) {
+            (Some(view), Some(heap)) if placement != Placement::Native => {
+                let counters = heap.counters(view.index)?;
+                Some((view, counters))
+            }
+            _ => None,
+        };
+        let exe = vkernel
+            .as_ref()
+            .map_or_else(|| executable(pid), |(view, _)| view.exe.clone());
+        processes.push(PlacedProcess {
+            pid,
+            container_pid,
+            placement,
+            reason,
+            exe,
+            vkernel,
+        });
+    }
+    Ok(processes)
+}
+
+/// The vkernel's processes that belong to container `id`.
+pub fn of_container(heap: &HeapView, id: &str) -> Result<Vec<ProcessView>, HeapViewError> {
+    let Some(container) = heap.container(id)? else {
+        return Ok(Vec::new());
+    };
+    let mut processes = heap.processes()?;
+    processes.retain(|process| usize::try_from(process.container) == Ok(container));
+    Ok(processes)
+}
+
+fn placement(view: Option<&ProcessView>, first_reason: Option<&str>) -> (Placement, String) {
+    let (placement, reason) = match view.map(|view| view.state) {
+        Some(ProcessState::Resident) => (Placement::Resident, "loaded next to the vkernel"),
+        Some(ProcessState::Satellite) => (Placement::Satellite, "a child made by fork"),
+        Some(ProcessState::Native) => (
+            Placement::Native,
+            "its program is one that only the kernel runs",
+        ),
+        Some(ProcessState::Claimed | ProcessState::Free) => {
+            (Placement::Native, "it is just starting")
+        }
+        None => (
+            Placement::Native,
+            "it was not started by a process of the vkernel",
+        ),
+    };
+    let known =
+        first_reason.filter(|_| !matches!(view.map(|view| view.state), Some(ProcessState::Native)));
+    (placement, known.unwrap_or(reason).to_owned())
+}
+
+/// The last of the pids that `/proc/<pid>/status` lists, one per nested pid namespace.
+fn pid_inside(pid: Pid) -> Option<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("NSpid:"))?;
+    line.split_whitespace().next_back()?.parse().ok()
+}
+
+fn executable(pid: Pid) -> String {
+    std::fs::read_link(format!("/proc/{pid}/exe"))
+        .map(|path| path.display().to_string())
+        .unwrap_or_default()
+}
