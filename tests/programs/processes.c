@@ -223,6 +223,7 @@ static void try_wait_kinds(void)
     pid_t child = fork();
     if (child == 0) {
         raise(SIGSTOP);
+        usleep(200000); // until its going on has been seen
         _exit(12);
     }
     int status;

@@ -22,6 +22,9 @@ pub struct Choice {
     /// The runtime under test: `pegasus` builds and installs it, `runc` checks the suite itself
     #[arg(long, default_value = OWN)]
     pub runtime: String,
+    /// Test this program instead of building it
+    #[arg(long, value_name = "PATH")]
+    pub binary: Option<PathBuf>,
 }
 
 /// The prepared machine. Stops its engine when dropped.
@@ -37,7 +40,10 @@ pub fn prepare(arguments: &Choice) -> Result<Prepared> {
     let state = State::open()?;
     let (root, cache, scratch) = (state.engine()?, state.cache()?, state.scratch()?);
     let pegasus = match arguments.runtime.as_str() {
-        OWN => Some(keep_copy(&build::pegasus()?, &root)?),
+        OWN => {
+            let program = arguments.binary.clone().map_or_else(build::pegasus, Ok)?;
+            Some(keep_copy(&program, &root)?)
+        }
         REFERENCE => None,
         other => bail!("--runtime is {OWN} or {REFERENCE}, not {other}"),
     };

@@ -4,6 +4,7 @@ use crate::harness::case::Case;
 use crate::harness::container::Container;
 use crate::harness::context::{Context, GroupGuard};
 use crate::harness::host;
+use crate::harness::inspect::Inspected;
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -169,40 +170,10 @@ fn kill_first(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Pids of a container as `pegasus inspect` names them.
+/// Host pids of the container's home task and of its instance.
 fn pids(context: &Context, container: &Container) -> Result<(i32, i32)> {
-    let root = context
-        .site()
-        .socket
-        .with_file_name("exec")
-        .join("runtime-runc/moby")
-        .display()
-        .to_string();
-    let done = context
-        .host(
-            context.pegasus()?,
-            &[
-                "--root",
-                &root,
-                "inspect",
-                "--format",
-                "json",
-                &container.id()?,
-            ],
-        )?
-        .expect(0)?;
-    let found: serde_json::Value = serde_json::from_str(&done.stdout)?;
-    let pid = |keys: [&str; 2]| -> Result<i32> {
-        let value = keys
-            .iter()
-            .find_map(|key| found[key].as_i64())
-            .with_context(|| format!("no {keys:?} in {found:#}"))?;
-        Ok(i32::try_from(value)?)
-    };
-    Ok((
-        pid(["main_pid", "pid"])?,
-        pid(["instance_pid", "instance"])?,
-    ))
+    let inspected = Inspected::of(context, container)?;
+    Ok((inspected.main_pid()?, inspected.instance_pid()?))
 }
 
 fn survivor_answers(survivor: &Container) -> Result<()> {

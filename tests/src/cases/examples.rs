@@ -30,14 +30,7 @@ fn run(context: &Context, name: &str, runtime: &str) -> Result<String> {
     command.env("IMAGE", crate::harness::site::TEST_IMAGE);
     if let Some(pegasus) = &context.site().pegasus {
         command.env("PEGASUS", pegasus);
-        command.env(
-            "PEGASUS_ROOT",
-            context
-                .site()
-                .socket
-                .with_file_name("exec")
-                .join("runtime-runc/moby"),
-        );
+        command.env("PEGASUS_ROOT", context.site().runtime_root());
     }
     Ok(
         crate::harness::command::finish(&mut command, b"", context.remaining())?

@@ -1,11 +1,12 @@
 //! Fusion groups: one address space, otherwise separate containers.
 
-use crate::harness::case::{Case, SkipCause, skip};
+use crate::harness::case::Case;
 use crate::harness::container::Container;
 use crate::harness::context::Context;
 use crate::harness::host;
+use crate::harness::inspect::{self, Inspected};
 use crate::harness::kcmp::share_address_space;
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use std::time::Duration;
 
 const SEPARATE: [&str; 6] = ["pid", "mnt", "net", "uts", "ipc", "cgroup"];
@@ -41,40 +42,8 @@ fn are_fused(one: &Container, other: &Container) -> Result<bool> {
     Ok(share_address_space(one.pid()?, other.pid()?)?)
 }
 
-/// The pid that the engine sees is the anchor's in a shared instance; the container's first
-/// process is what `pegasus inspect` names.
 fn main_pid(context: &Context, container: &Container) -> Result<i32> {
-    let inspected = inspected(context, container)?;
-    let pid = inspected["pid"]
-        .as_i64()
-        .or_else(|| inspected["main_pid"].as_i64())
-        .context("inspect names no pid")?;
-    Ok(i32::try_from(pid)?)
-}
-
-fn inspected(context: &Context, container: &Container) -> Result<serde_json::Value> {
-    let pegasus = context.pegasus()?;
-    let root = engine_root(context)?;
-    let done = context
-        .host(
-            pegasus,
-            &[
-                "--root",
-                &root,
-                "inspect",
-                "--format",
-                "json",
-                &container.id()?,
-            ],
-        )?
-        .expect(0)?;
-    serde_json::from_str(&done.stdout).with_context(|| done.describe())
-}
-
-/// Where the engine tells its runtimes to keep their state.
-fn engine_root(context: &Context) -> Result<String> {
-    let exec_root = context.site().socket.with_file_name("exec");
-    Ok(exec_root.join("runtime-runc/moby").display().to_string())
+    Inspected::of(context, container)?.main_pid()
 }
 
 fn redis_pair(context: &Context) -> Result<()> {
@@ -135,19 +104,28 @@ fn inspect(context: &Context) -> Result<()> {
         sleeper(context, group.runtime(), &[])?,
         sleeper(context, group.runtime(), &[])?,
     );
-    let (first, second) = (inspected(context, &one)?, inspected(context, &other)?);
-    let same = |key: &str| first[key] == second[key] && !first[key].is_null();
+    let found = Inspected::of(context, &one)?;
+    ensure!(found.sharers() == [other.id()?], "{:#}", found.0);
     ensure!(
-        same("instance") || same("instance_pid") || same("address_space"),
-        "{first:#}\n{second:#}"
+        found.0["instance"] == "shared" && found.0["group"] == group.name(),
+        "{:#}",
+        found.0
     );
-    let text = context
-        .host(
-            context.pegasus()?,
-            &["--root", &engine_root(context)?, "inspect", &one.id()?],
-        )?
-        .expect(0)?;
-    ensure!(text.stdout.contains(group.name()), "{}", text.describe());
+    let text = inspect::text(context, &one)?;
+    ensure!(
+        text.contains(group.name()) && text.contains(&other.id()?[..12]),
+        "{text}"
+    );
+    let apart = context
+        .on(&context.site().runtimes.own)
+        .command(["sleep", "300"])
+        .start()?;
+    let found = Inspected::of(context, &apart)?;
+    ensure!(
+        found.sharers().is_empty() && found.0["instance"] == "own",
+        "{:#}",
+        found.0
+    );
     Ok(())
 }
 
@@ -276,48 +254,49 @@ fn many(context: &Context) -> Result<()> {
         .try_for_each(|container| container.docker(&["rm", "--force"]).map(drop))
 }
 
+/// The one sentence about running without isolation.
 fn said(context: &Context) -> Result<()> {
     let group = context.group()?;
     let container = sleeper(context, group.runtime(), &[])?;
-    let text = context
-        .host(
-            context.pegasus()?,
-            &[
-                "--root",
-                &engine_root(context)?,
-                "inspect",
-                &container.id()?,
-            ],
-        )?
-        .expect(0)?;
+    let found = Inspected::of(context, &container)?;
+    ensure!(found.0["isolation"] == "none", "{:#}", found.0);
+    let text = inspect::text(context, &container)?;
     ensure!(
-        text.stdout.contains("isolation") && text.stdout.contains("none"),
-        "{}",
-        text.describe()
+        text.contains("isolation") && text.contains("none"),
+        "{text}"
     );
     Ok(())
 }
 
+/// A loop of calls is counted, nearly all of them through rewritten sites, and can be watched.
 fn trace(context: &Context) -> Result<()> {
     let group = context.group()?;
+    let script = "import os, time\nwhile True:\n  os.getppid(); os.stat('/')\n  time.sleep(0.0005)";
     let container = context
         .on(group.runtime())
-        .shell("while :; do :; read -t 0.01 x < /dev/zero; done")
-        .start()
-        .or_else(|_| sleeper(context, group.runtime(), &[]))?;
-    context.eventually(Duration::from_secs(10), || {
-        let found = inspected(context, &container)?;
-        let counters = &found["counters"];
-        let sum = ["rewritten", "trapped"]
-            .iter()
-            .filter_map(|key| counters[key].as_u64())
-            .sum::<u64>();
-        ensure!(sum > 0, "no call was counted: {found:#}");
+        .command(["python3", "-c", script])
+        .start()?;
+    context.eventually(Duration::from_secs(20), || {
+        let found = Inspected::of(context, &container)?;
+        let (rewritten, trapped) = found.calls();
+        ensure!(
+            rewritten > 1000 && rewritten > trapped * 20,
+            "{rewritten} rewritten, {trapped} trapped: {:#}",
+            found.0
+        );
         Ok(())
     })?;
-    let help = context.host(context.pegasus()?, &["trace", "--help"])?;
-    if help.status != 0 {
-        return Err(skip(SkipCause::Setup, "pegasus trace does not exist yet"));
-    }
+    let root = context.site().runtime_root().display().to_string();
+    let mut command = std::process::Command::new("timeout");
+    command
+        .args(["--signal", "INT", "2"])
+        .arg(context.pegasus()?)
+        .args(["--root", &root, "trace", &container.id()?]);
+    let shown = crate::harness::command::finish(&mut command, b"", context.remaining())?;
+    ensure!(
+        shown.stdout.contains("getppid") && shown.stdout.contains("clock_nanosleep"),
+        "{}",
+        shown.describe()
+    );
     Ok(())
 }

@@ -6,6 +6,7 @@ pub mod command;
 pub mod container;
 pub mod context;
 pub mod host;
+pub mod inspect;
 pub mod kcmp;
 pub mod machine;
 pub mod runner;

@@ -31,6 +31,13 @@ pub struct Site {
     pub workspace: PathBuf,
 }
 
+impl Site {
+    /// Where the engine tells its runtimes to keep their state.
+    pub fn runtime_root(&self) -> PathBuf {
+        self.socket.with_file_name("exec").join("runtime-runc/moby")
+    }
+}
+
 /// The engine's names for the runtime under test.
 #[derive(Debug, Clone)]
 pub struct Runtimes {
