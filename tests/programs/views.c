@@ -3,6 +3,7 @@
 #include "check.h"
 #include <elf.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/auxv.h>
 #include <sys/stat.h>
 
@@ -64,11 +65,16 @@ static void say_status(void)
     static char text[16384];
     slurp("/proc/self/status", text, sizeof text);
     static const char *keys[] = { "Name:", "Umask:", "Tgid:", "Pid:", "PPid:", "TracerPid:", "Uid:", "Gid:", "Groups:", "Threads:",
-        "SigIgn:", "SigBlk:", "SigPnd:", "CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:", "NoNewPrivs:", "Seccomp:" };
+        "SigBlk:", "SigPnd:", "CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:", "NoNewPrivs:", "Seccomp:" };
     for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
         for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
             if (strncmp(line, keys[i], strlen(keys[i])) == 0)
                 SAY("status %s", line);
+    // Signals 32 and 33 belong to the C library, and what started us may have left them ignored.
+    struct sigaction action;
+    for (int number = 1; number <= 64; number++)
+        if (number != 32 && number != 33 && sigaction(number, NULL, &action) == 0 && action.sa_handler != SIG_DFL)
+            SAY("signal %d is %s", number, action.sa_handler == SIG_IGN ? "ignored" : "handled");
 }
 
 static void say_maps(const char *exe)

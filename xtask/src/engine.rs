@@ -26,8 +26,6 @@ const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 #[derive(Debug)]
 pub struct Engine {
     pub socket: PathBuf,
-    pub daemon_json: PathBuf,
-    pub pidfile: PathBuf,
     pub log: PathBuf,
     keeper: Option<Keeper>,
 }
@@ -46,8 +44,6 @@ struct Keeper {
 struct Plan {
     args: Vec<String>,
     socket: PathBuf,
-    daemon_json: PathBuf,
-    pidfile: PathBuf,
     log: PathBuf,
     network: Network,
 }
@@ -72,8 +68,6 @@ impl Engine {
         .ok()?;
         (answer.status == 0 && !answer.text().is_empty()).then(|| Self {
             socket: DEFAULT_SOCKET.into(),
-            daemon_json: pegasus_docker::DAEMON_JSON.into(),
-            pidfile: pegasus_docker::PIDFILE.into(),
             log: PathBuf::new(),
             keeper: None,
         })
@@ -82,15 +76,9 @@ impl Engine {
     /// Starts an engine as the machine's init system would: default paths, the host's network.
     pub fn start_default(log: PathBuf) -> Result<Self> {
         let args = vec!["--log-level=warn".to_owned()];
-        let (daemon_json, pidfile) = (
-            pegasus_docker::DAEMON_JSON.into(),
-            pegasus_docker::PIDFILE.into(),
-        );
         Self::start(Plan {
             args,
             socket: DEFAULT_SOCKET.into(),
-            daemon_json,
-            pidfile,
             log,
             network: Network::Host,
         })
@@ -121,8 +109,6 @@ impl Engine {
         Self::start(Plan {
             args,
             socket,
-            daemon_json,
-            pidfile,
             log: root.join("dockerd.log"),
             network: Network::Own,
         })
@@ -132,8 +118,6 @@ impl Engine {
         let keeper = Keeper::start(&plan)?;
         let engine = Self {
             socket: plan.socket,
-            daemon_json: plan.daemon_json,
-            pidfile: plan.pidfile,
             log: plan.log,
             keeper: Some(keeper),
         };

@@ -17,23 +17,38 @@ use std::time::Duration;
 
 const SUITE: &str = "bookworm";
 const LABEL: &str = "dev.pegasus.key";
-/// The test image without the test programs.
-const SERVERS_IMAGE: &str = "pegasus-servers:bookworm";
+/// What the demo's pair runs.
+pub const DEMO_IMAGE: &str = "pegasus-demo:redis";
 const PULL_LIMIT: Duration = Duration::from_secs(90);
 
-/// What the suite runs besides its own programs.
-const TEST_PACKAGES: &[&str] = &[
-    "busybox-static",
-    "caddy",
-    "iproute2",
-    "memcached",
-    "musl",
-    "nginx-light",
-    "procps",
-    "python3",
-    "redis-server",
-    "redis-tools",
-];
+/// The plain image with more of Debian's packages in it.
+#[derive(Debug)]
+struct Derived {
+    image: &'static str,
+    packages: &'static [&'static str],
+}
+
+const DEMO: Derived = Derived {
+    image: DEMO_IMAGE,
+    packages: &["redis-server", "redis-tools"],
+};
+
+/// The test image without the test programs: the servers and tools that the suite runs.
+const SERVERS: Derived = Derived {
+    image: "pegasus-servers:bookworm",
+    packages: &[
+        "busybox-static",
+        "caddy",
+        "iproute2",
+        "memcached",
+        "musl",
+        "nginx-light",
+        "procps",
+        "python3",
+        "redis-server",
+        "redis-tools",
+    ],
+};
 
 /// Makes sure that the engine has the plain image; an image that is there is never replaced.
 pub fn ensure_plain(engine: &Engine, cache: &Path) -> Result<()> {
@@ -153,26 +168,26 @@ fn mirror_in_stanzas(text: &str) -> Option<String> {
     })
 }
 
+/// Makes sure that the engine has the image with Redis.
+pub fn ensure_demo(engine: &Engine, cache: &Path) -> Result<()> {
+    let step = Step::begin(format!("image {DEMO_IMAGE}"));
+    ensure_derived(engine, cache, &DEMO, &step)?;
+    step.done("");
+    Ok(())
+}
+
 /// Makes sure that the engine has the test image with the programs of `programs` in it.
 pub fn ensure_test(engine: &Engine, cache: &Path, programs: &Path) -> Result<()> {
     let step = Step::begin(format!("image {TEST_IMAGE}"));
-    let plain = engine.docker(["image", "inspect", "--format", "{{.Id}}", PLAIN_IMAGE])?;
-    let key = TEST_PACKAGES
-        .iter()
-        .fold(Fingerprint::new().add(&plain), |key, package| {
-            key.add(package)
-        });
-    if label_of(engine, SERVERS_IMAGE) != key.hex() {
-        step.note("installing servers into it");
-        make_servers_image(engine, cache, &key.hex())?;
-    }
-    let key = key.add_directory(programs)?.hex();
+    let key = ensure_derived(engine, cache, &SERVERS, &step)?
+        .add_directory(programs)?
+        .hex();
     if label_of(engine, TEST_IMAGE) == key {
         step.done("the engine has it");
         return Ok(());
     }
     step.note("adding the test programs");
-    let container = engine.docker(["create", SERVERS_IMAGE, "true"])?;
+    let container = engine.docker(["create", SERVERS.image, "true"])?;
     engine.docker([
         "cp",
         &programs.display().to_string(),
@@ -190,6 +205,34 @@ pub fn ensure_test(engine: &Engine, cache: &Path, programs: &Path) -> Result<()>
     Ok(())
 }
 
+/// Returns what the image is made from.
+fn ensure_derived(
+    engine: &Engine,
+    cache: &Path,
+    derived: &Derived,
+    step: &Step,
+) -> Result<Fingerprint> {
+    // The layers' digests stay the same when an archive is imported again; the image's id does not.
+    let plain = engine.docker([
+        "image",
+        "inspect",
+        "--format",
+        "{{json .RootFS.Layers}}",
+        PLAIN_IMAGE,
+    ])?;
+    let key = derived
+        .packages
+        .iter()
+        .fold(Fingerprint::new().add(&plain), |key, package| {
+            key.add(package)
+        });
+    if label_of(engine, derived.image) != key.hex() {
+        step.note("installing packages into it");
+        derive(engine, cache, derived, &key.hex())?;
+    }
+    Ok(key)
+}
+
 fn label_of(engine: &Engine, image: &str) -> String {
     engine
         .docker([
@@ -202,10 +245,10 @@ fn label_of(engine: &Engine, image: &str) -> String {
         .unwrap_or_default()
 }
 
-fn make_servers_image(engine: &Engine, cache: &Path, key: &str) -> Result<()> {
-    let archive = cache.join(format!("servers-{key}.tar"));
+fn derive(engine: &Engine, cache: &Path, derived: &Derived, key: &str) -> Result<()> {
+    let archive = cache.join(format!("derived-{key}.tar"));
     if !archive.exists() {
-        let rootfs = cache.join("servers");
+        let rootfs = cache.join("derived");
         remove(&rootfs)?;
         fs::create_dir_all(&rootfs)?;
         let plain = cache.join("plain.tar");
@@ -227,7 +270,7 @@ fn make_servers_image(engine: &Engine, cache: &Path, key: &str) -> Result<()> {
             ],
         )?;
         fs::remove_file(&plain)?;
-        install_packages(&rootfs)?;
+        install_packages(&rootfs, derived.packages)?;
         pack(&rootfs, &archive)?;
         remove(&rootfs)?;
     }
@@ -239,13 +282,13 @@ fn make_servers_image(engine: &Engine, cache: &Path, key: &str) -> Result<()> {
         "--change",
         "CMD [\"bash\"]",
         &archive.display().to_string(),
-        SERVERS_IMAGE,
+        derived.image,
     ])?;
     Ok(())
 }
 
 /// apt-get in a chroot, in a mount namespace of its own so that nothing stays mounted.
-fn install_packages(rootfs: &Path) -> Result<()> {
+fn install_packages(rootfs: &Path, packages: &[&str]) -> Result<()> {
     let policy = rootfs.join("usr/sbin/policy-rc.d");
     fs::write(&policy, "#!/bin/sh\nexit 101\n")?;
     fs::set_permissions(&policy, fs::Permissions::from_mode(0o755))?;
@@ -259,7 +302,7 @@ fn install_packages(rootfs: &Path) -> Result<()> {
          chroot \"$1\" apt-get -qq {proxy} update\n\
          chroot \"$1\" apt-get -qq {proxy} -o Dpkg::Use-Pty=0 install --yes --no-install-recommends {packages}\n",
         proxy = apt_proxy(),
-        packages = TEST_PACKAGES.join(" "),
+        packages = packages.join(" "),
     );
     let rootfs_text = rootfs.display().to_string();
     shell::quiet(

@@ -45,7 +45,7 @@ enum Command {
     /// Install what is missing on this machine
     Setup,
     /// From a fresh machine to two containers in one address space
-    Demo(demo::Arguments),
+    Demo,
     /// Run every test, or those whose name contains a FILTER
     Test(test::Arguments),
     /// Measure against runc
@@ -71,7 +71,7 @@ fn run(command: Command) -> Result<ExitCode> {
     );
     match command {
         Command::Setup => setup::run(setup::EVERYTHING).map(|()| ExitCode::SUCCESS),
-        Command::Demo(arguments) => demo::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Demo => demo::run().map(|()| ExitCode::SUCCESS),
         Command::Test(arguments) => test::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Engine(arguments) => {

@@ -9,6 +9,7 @@ pub fn cases() -> Vec<Case> {
         Case::each("views::absolute_script_path", script_view),
         Case::each("views::ps", ps),
         Case::each("views::proc_of_pid_1", proc_of_first),
+        Case::each("views::signals_of_pid_1", signals_of_first),
         Case::each("views::child_sees_itself", child),
         Case::each("views::maps_of_threads_and_children", maps),
         Case::each("views::mounts", mounts),
@@ -55,7 +56,7 @@ fn ps(context: &Context) -> Result<()> {
 /// Another process of the container looks at pid 1.
 fn proc_of_first(context: &Context) -> Result<()> {
     let script = "sleep 0.2; cat /proc/1/comm; tr '\\0' ' ' < /proc/1/cmdline; echo; readlink /proc/1/exe /proc/1/cwd /proc/1/root; \
-                  tr '\\0' '\\n' < /proc/1/environ | grep MARK; grep -E '^(Name|Pid|PPid|Uid|Threads|Cap|Sig|Seccomp:|NoNew)' /proc/1/status; \
+                  tr '\\0' '\\n' < /proc/1/environ | grep MARK; grep -E '^(Name|Pid|PPid|Uid|Threads|Cap|Seccomp:|NoNew)' /proc/1/status; \
                   ls /proc/1/fd; cut -d' ' -f1-8 /proc/1/stat; grep -c . /proc/1/mountinfo";
     let container = |runtime: &str| -> Result<String> {
         let first = context
@@ -71,6 +72,13 @@ fn proc_of_first(context: &Context) -> Result<()> {
         "differs from runc\n== runc\n{expected}\n== {}\n{found}",
         context.runtime()
     );
+    Ok(())
+}
+
+/// What another process learns of the dispositions of pid 1.
+fn signals_of_first(context: &Context) -> Result<()> {
+    let script = "trap 'echo x' USR1 HUP; trap '' USR2; sh -c 'grep -E ^Sig[BC] /proc/1/status'; grep -E ^Sig[BC] /proc/$$/status";
+    context.compare(|spec| spec.shell(script))?;
     Ok(())
 }
 
