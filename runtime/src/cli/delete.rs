@@ -3,6 +3,7 @@
 use super::{CommandError, Context, Outcome};
 use crate::container::cgroup::ContainerCgroup;
 use crate::container::explain::explain;
+use crate::container::hierarchies::Hierarchies;
 use crate::container::root::Root;
 use libcontainer::container::{Container, ContainerStatus};
 use libcontainer::error::LibcontainerError;
@@ -60,12 +61,17 @@ pub fn delete(root: &Root, id: &str, running: Running) -> Result<(), CommandErro
             .into());
         }
     }
+    let cgroup = container.spec().ok().map(|config| config.cgroup_path);
+    let is_systemds = container.systemd();
     container
         .delete(running == Running::Kill)
         .map_err(|source| DeleteError::Library {
             id: id.to_owned(),
             source: Box::new(source),
         })?;
+    if let Some(cgroup) = cgroup.filter(|_| !is_systemds) {
+        Hierarchies::of_this_host().remove(&cgroup);
+    }
     Ok(())
 }
 

@@ -43,11 +43,11 @@ fn execute(context: &Context, arguments: &liboci_cli::Exec) -> Result<u8, ExecCo
     } else {
         WhenPaused::Refuse
     };
-    let (_, bundle) = exec::target(&context.root, &arguments.container_id, paused)?;
+    let target = exec::target(&context.root, &arguments.container_id, paused)?;
     let process = match &arguments.process {
         Some(path) => read_process(path)?,
         None => describe(
-            bundle.process().map_err(ExecError::Bundle)?.clone(),
+            target.1.process().map_err(ExecError::Bundle)?.clone(),
             arguments,
         )?,
     };
@@ -68,7 +68,7 @@ fn execute(context: &Context, arguments: &liboci_cli::Exec) -> Result<u8, ExecCo
         cgroup: arguments.cgroup.clone(),
         paused,
     };
-    let pid = exec::exec(&context.root, &bundle, &request)?;
+    let pid = exec::exec(&context.root, &target, &request)?;
     if arguments.detach {
         return Ok(0);
     }

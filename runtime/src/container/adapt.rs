@@ -4,7 +4,7 @@
 //! directory of its own, which serves as the bundle while the container is created.
 
 use super::bundle::Bundle;
-use libcgroups::common::{CgroupSetup, get_cgroup_setup};
+use super::hierarchies::Hierarchies;
 use libcontainer::oci_spec::OciSpecError;
 use libcontainer::oci_spec::runtime::{Capabilities, LinuxCapabilities, Mount, Process, Spec};
 use std::fs;
@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 pub enum AdaptError {
     #[error("cannot create the directory {path:?} for the adapted specification")]
     Directory { path: PathBuf, source: io::Error },
+    #[error("cannot describe the mounts of the container's cgroups")]
+    Mounts(#[source] OciSpecError),
     #[error("cannot write the adapted specification to {path:?}")]
     Write { path: PathBuf, source: OciSpecError },
 }
@@ -31,14 +33,19 @@ impl AdaptedBundle {
         root.join(format!("@bundle-{id}"))
     }
 
-    pub fn write(root: &Path, id: &str, bundle: &Bundle) -> Result<Self, AdaptError> {
+    pub fn write(
+        root: &Path,
+        id: &str,
+        bundle: &Bundle,
+        hierarchies: &Hierarchies,
+    ) -> Result<Self, AdaptError> {
         let path = Self::path_for(root, id);
         fs::create_dir_all(&path).map_err(|source| AdaptError::Directory {
             path: path.clone(),
             source,
         })?;
         let adapted = AdaptedBundle { path };
-        let spec = adapt(bundle.spec.clone(), &bundle.path, id);
+        let spec = adapt(bundle.spec.clone(), &bundle.path, id, hierarchies)?;
         let file = adapted.path.join("config.json");
         spec.save(&file)
             .map_err(|source| AdaptError::Write { path: file, source })?;
@@ -54,25 +61,38 @@ impl Drop for AdaptedBundle {
     }
 }
 
-fn adapt(mut spec: Spec, bundle: &Path, id: &str) -> Spec {
+fn adapt(
+    mut spec: Spec,
+    bundle: &Path,
+    id: &str,
+    hierarchies: &Hierarchies,
+) -> Result<Spec, AdaptError> {
     if let Some(root) = spec.root_mut() {
         root.set_path(bundle.join(root.path()));
     }
     if let Some(process) = spec.process_mut() {
         adapt_process(process);
     }
-    let cgroup_paths = read_only_cgroup_paths(spec.mounts().as_deref().unwrap_or_default());
+    let cgroup = cgroup_path(&spec, id);
     if let Some(linux) = spec.linux_mut() {
-        if linux.cgroups_path().is_none() {
-            linux.set_cgroups_path(Some(PathBuf::from(id)));
-        }
-        if !cgroup_paths.is_empty() {
-            let mut paths = linux.readonly_paths().clone().unwrap_or_default();
-            paths.extend(cgroup_paths);
-            linux.set_readonly_paths(Some(paths));
-        }
+        linux.set_cgroups_path(Some(cgroup.clone()));
     }
-    spec
+    if let Some(mounts) = spec.mounts()
+        && !hierarchies.is_empty()
+    {
+        let mounts = adapt_mounts(mounts, hierarchies, &cgroup).map_err(AdaptError::Mounts)?;
+        spec.set_mounts(Some(mounts));
+    }
+    Ok(spec)
+}
+
+/// Where the container's cgroups are, below each hierarchy.
+pub fn cgroup_path(spec: &Spec, id: &str) -> PathBuf {
+    let configured = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.cgroups_path().clone());
+    configured.unwrap_or_else(|| PathBuf::from(id))
 }
 
 /// `noNewPrivileges: false` means the same as leaving it out, but the library then loads the seccomp
@@ -99,34 +119,21 @@ pub fn adapt_process(process: &mut Process) {
     process.set_capabilities(Some(listed));
 }
 
-/// The library mounts the hierarchies of cgroup v1 writable even where read-only is asked for, and a
-/// container could lift its own limits.
-fn read_only_cgroup_paths(mounts: &[Mount]) -> Vec<String> {
-    let is_read_only = |mount: &&Mount| {
-        mount.typ().as_deref() == Some("cgroup")
-            && mount
-                .options()
-                .as_ref()
-                .is_some_and(|options| options.iter().any(|o| o == "ro"))
-    };
-    let Some(mount) = mounts.iter().find(is_read_only) else {
-        return Vec::new();
-    };
-    if matches!(get_cgroup_setup(), Ok(CgroupSetup::Unified) | Err(_)) {
-        return Vec::new();
+/// Puts the container's cgroups in the place of a mount of type `cgroup`.
+fn adapt_mounts(
+    mounts: &[Mount],
+    hierarchies: &Hierarchies,
+    cgroup: &Path,
+) -> Result<Vec<Mount>, OciSpecError> {
+    let mut adapted = Vec::with_capacity(mounts.len());
+    for mount in mounts {
+        if mount.typ().as_deref() == Some("cgroup") {
+            adapted.extend(hierarchies.mounts(mount, cgroup)?);
+        } else {
+            adapted.push(mount.clone());
+        }
     }
-    let hierarchies = libcgroups::v1::util::list_subsystem_mount_points().unwrap_or_default();
-    hierarchies
-        .iter()
-        .filter_map(|hierarchy| hierarchy.file_name())
-        .map(|name| {
-            mount
-                .destination()
-                .join(name)
-                .to_string_lossy()
-                .into_owned()
-        })
-        .collect()
+    Ok(adapted)
 }
 
 #[cfg(test)]
@@ -141,7 +148,7 @@ mod tests {
                 .set_no_new_privileges(Some(false))
                 .set_capabilities(None);
         }
-        let adapted = adapt(spec, Path::new("/b"), "c1");
+        let adapted = adapt(spec, Path::new("/b"), "c1", &Hierarchies::default()).unwrap();
         let process = adapted.process().as_ref().unwrap();
         assert_eq!(process.no_new_privileges(), None);
         let capabilities = process.capabilities().as_ref().unwrap();

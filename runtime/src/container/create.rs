@@ -1,10 +1,11 @@
 //! Creates a container: its namespaces, mounts and first process, which then waits for `start`.
 
-use super::adapt::{AdaptError, AdaptedBundle};
+use super::adapt::{AdaptError, AdaptedBundle, cgroup_path};
 use super::bundle::{Bundle, BundleError};
 use super::cgroup::ContainerCgroup;
 use super::explain::explain;
 use super::facts::{Facts, FactsError, Isolation, Placement};
+use super::hierarchies::Hierarchies;
 use super::root::{Root, RootError};
 use crate::error::chain;
 use crate::executor::Role;
@@ -75,6 +76,16 @@ pub enum Keyring {
 pub enum Cgroups {
     FileSystem,
     Systemd,
+}
+
+impl Cgroups {
+    /// The hierarchies that are this program's to manage.
+    fn hierarchies(self) -> Hierarchies {
+        match self {
+            Cgroups::FileSystem => Hierarchies::of_this_host(),
+            Cgroups::Systemd => Hierarchies::default(),
+        }
+    }
 }
 
 /// Creates the container, or leaves nothing behind.
@@ -168,7 +179,10 @@ fn build(
     executor: impl Executor + 'static,
 ) -> Result<Container, CreateError> {
     let failed = |error| CreateError::Library(Box::new(error));
-    let adapted = AdaptedBundle::write(root.path(), request.id, bundle)?;
+    let hierarchies = request.cgroups.hierarchies();
+    let cgroup = cgroup_path(&bundle.spec, request.id);
+    let adapted = AdaptedBundle::write(root.path(), request.id, bundle, &hierarchies)?;
+    let _joined = hierarchies.join(&cgroup);
     ContainerBuilder::new(request.id.to_owned(), SyscallType::default())
         .with_executor(executor)
         .with_pid_file(request.pid_file.clone())
@@ -206,12 +220,8 @@ fn facts_of(container: &Container, policy: &Policy, placed: Placed) -> Facts {
 /// Undoes a creation that failed half-way. Errors here are logged only: the user is to see why the
 /// creation failed.
 fn remove_remains(directory: &Path, request: &CreateRequest<'_>, bundle: &Bundle) {
-    let configured = bundle
-        .spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.cgroups_path().clone());
-    let path = configured.unwrap_or_else(|| PathBuf::from(request.id));
+    let path = cgroup_path(&bundle.spec, request.id);
+    request.cgroups.hierarchies().remove(&path);
     let systemd = request.cgroups == Cgroups::Systemd;
     if let Err(error) =
         ContainerCgroup::at(path, request.id, systemd).and_then(|cgroup| cgroup.remove())

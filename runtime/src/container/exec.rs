@@ -3,6 +3,7 @@
 use super::adapt::adapt_process;
 use super::bundle::{self, Bundle, BundleError};
 use super::explain::explain;
+use super::hierarchies::Hierarchies;
 use super::root::{Root, RootError};
 use crate::executor::native::NativeExecutor;
 use crate::executor::{Confinement, Role};
@@ -69,7 +70,11 @@ pub fn target(root: &Root, id: &str, paused: WhenPaused) -> Result<(Container, B
 }
 
 /// Starts the process and returns its pid; it is a child of this process.
-pub fn exec(root: &Root, bundle: &Bundle, request: &ExecRequest<'_>) -> Result<Pid, ExecError> {
+pub fn exec(
+    root: &Root,
+    (container, bundle): &(Container, Bundle),
+    request: &ExecRequest<'_>,
+) -> Result<Pid, ExecError> {
     bundle::check_process(&request.process)?;
     sys::name_service::use_files_only().map_err(ExecError::NameService)?;
     let seccomp = bundle
@@ -81,6 +86,12 @@ pub fn exec(root: &Root, bundle: &Bundle, request: &ExecRequest<'_>) -> Result<P
     let description = describe(&described).map_err(ExecError::Description)?;
 
     let failed = |error| ExecError::Library(Box::new(error));
+    let _joined = match container.spec() {
+        Ok(config) if !container.systemd() => {
+            Some(Hierarchies::of_this_host().join(&config.cgroup_path))
+        }
+        _ => None,
+    };
     ContainerBuilder::new(request.id.to_owned(), SyscallType::default())
         .with_executor(NativeExecutor::new(Role::Exec(Box::new(confinement))))
         .with_root_path(root.path())

@@ -79,25 +79,26 @@ pub fn of_container(heap: &HeapView, id: &str) -> Result<Vec<ProcessView>, HeapV
     Ok(processes)
 }
 
-fn placement(view: Option<&ProcessView>, first_reason: Option<&str>) -> (Placement, String) {
-    let (placement, reason) = match view.map(|view| view.state) {
-        Some(ProcessState::Resident) => (Placement::Resident, "loaded next to the vkernel"),
-        Some(ProcessState::Satellite) => (Placement::Satellite, "a child made by fork"),
-        Some(ProcessState::Native) => (
-            Placement::Native,
-            "its program is one that only the kernel runs",
+/// `decided` is what was decided for the process when its container was created.
+fn placement(view: Option<&ProcessView>, decided: Option<&str>) -> (Placement, String) {
+    let because = |reason: &str| decided.unwrap_or(reason).to_owned();
+    match view.map(|view| (view.state, view.native_reason.as_str())) {
+        Some((ProcessState::Resident, _)) => (
+            Placement::Resident,
+            because("its program was loaded next to the vkernel"),
         ),
-        Some(ProcessState::Claimed | ProcessState::Free) => {
-            (Placement::Native, "it is just starting")
+        Some((ProcessState::Satellite, _)) => {
+            (Placement::Satellite, because("it was made by fork"))
         }
-        None => (
+        Some((ProcessState::Native, reason)) if !reason.is_empty() => {
+            (Placement::Native, reason.to_owned())
+        }
+        Some((ProcessState::Claimed, _)) => (Placement::Native, because("it is just starting")),
+        Some(_) | None => (
             Placement::Native,
-            "it was not started by a process of the vkernel",
+            because("it was started by exec, or left the vkernel by running another program"),
         ),
-    };
-    let known =
-        first_reason.filter(|_| !matches!(view.map(|view| view.state), Some(ProcessState::Native)));
-    (placement, known.unwrap_or(reason).to_owned())
+    }
 }
 
 /// The last of the pids that `/proc/<pid>/status` lists, one per nested pid namespace.

@@ -11,7 +11,7 @@ use pegasus_contract::boot::InstanceKind;
 use pegasus_contract::layout::{CONTAINERS_MAX, HEAP_BASE, PROCESSES_MAX};
 use pegasus_contract::record::{
     CALLS_COUNTED, COUNTER_SHARDS, ContainerRecord, CounterShard, EXE_LEN, HEAP_MAGIC, HeapHeader,
-    ID_LEN, ProcessRecord, ProcessState, TRACE_LEN, TraceEntry,
+    ID_LEN, ProcessRecord, ProcessState, REASON_LEN, TRACE_LEN, TraceEntry,
 };
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -58,6 +58,8 @@ pub struct ProcessView {
     pub sites_rewritten: u64,
     pub sites_refused: u64,
     pub exe: String,
+    /// Why it left the vkernel, if it did.
+    pub native_reason: String,
 }
 
 /// Sums over the shards of a process.
@@ -162,6 +164,10 @@ impl HeapView {
             sites_rewritten: self.u64_at(record + offset_of!(ProcessRecord, sites_rewritten))?,
             sites_refused: self.u64_at(record + offset_of!(ProcessRecord, sites_refused))?,
             exe: self.text_at(record + offset_of!(ProcessRecord, exe), EXE_LEN)?,
+            native_reason: self.text_at(
+                record + offset_of!(ProcessRecord, native_reason),
+                REASON_LEN,
+            )?,
         }))
     }
 

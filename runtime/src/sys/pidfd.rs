@@ -28,6 +28,17 @@ pub fn send_signal(process: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
     Errno::result(sent).map(drop)
 }
 
+/// Takes the status of a child that has ended, as `wait4(2)` writes it; `None` while it runs.
+pub fn reap(child: Pid) -> Result<Option<i32>, Errno> {
+    let mut status = 0;
+    // SAFETY: the kernel writes one integer.
+    let reaped = unsafe { libc::waitpid(child.as_raw(), &raw mut status, libc::WNOHANG) };
+    match Errno::result(reaped)? {
+        0 => Ok(None),
+        _ => Ok(Some(status)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,6 +49,20 @@ mod tests {
         let own = open(Pid::this()).unwrap();
         assert_eq!(send_signal(own.as_fd(), 0), Ok(()));
         assert_eq!(send_signal(own.as_fd(), 65), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn statuses_are_taken_once() {
+        let child = std::process::Command::new("false").spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        let status = loop {
+            if let Some(status) = reap(pid).unwrap() {
+                break status;
+            }
+            std::thread::yield_now();
+        };
+        assert_eq!(status, 1 << 8);
+        assert_eq!(reap(pid), Err(Errno::ECHILD));
     }
 
     #[test]

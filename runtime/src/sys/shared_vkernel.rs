@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::mman::{MmapAdvise, madvise, munmap};
 use nix::unistd::Pid;
 use pegasus_contract::boot::{self, Operation, ReleaseHomeArgs, SpawnHomeArgs};
-use pegasus_contract::layout::{ARENA_LEN, HEAP_BASE, SLOT_LEN, arena_base, slot_base};
+use pegasus_contract::layout::{ARENA_LEN, HEAP_BASE, SLOT_LEN, SLOTS_MAX, arena_base, slot_base};
 use pegasus_contract::record::{
     ContainerRecord, ContainerState, HeapHeader, ProcessRecord, ProcessState,
 };
@@ -85,14 +85,15 @@ impl SharedVkernel {
         };
         let pid = check(self.vkernel.call(Operation::SpawnHome, &mut arguments))?;
         let container = arguments.container_index as usize;
+        // What lies in the heap may have been written by container code.
         let process = self.container(container).process.load(Ordering::Relaxed);
-        let slot = self.header().processes[process as usize]
-            .slot
-            .load(Ordering::Relaxed);
+        let process = self.header().processes.get(process as usize);
+        let slot = process.map(|process| process.slot.load(Ordering::Relaxed) as usize);
+        let slot = slot.filter(|slot| *slot < SLOTS_MAX).ok_or(Errno::EIO)?;
         Ok(Home {
             pid: Pid::from_raw(pid),
             container,
-            slot: slot as usize,
+            slot,
         })
     }
 
