@@ -5,8 +5,9 @@
 
 use super::bundle::Bundle;
 use super::hierarchies::Hierarchies;
+use crate::executor::confinement::Confinement;
 use libcontainer::oci_spec::OciSpecError;
-use libcontainer::oci_spec::runtime::{Capabilities, LinuxCapabilities, Mount, Process, Spec};
+use libcontainer::oci_spec::runtime::{LinuxSeccomp, Mount, Spec};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,8 @@ pub enum AdaptError {
 #[derive(Debug)]
 pub struct AdaptedBundle {
     pub path: PathBuf,
+    /// What the specification no longer tells the library: the executor does it.
+    pub confinement: Confinement,
 }
 
 impl AdaptedBundle {
@@ -44,8 +47,8 @@ impl AdaptedBundle {
             path: path.clone(),
             source,
         })?;
-        let adapted = AdaptedBundle { path };
-        let spec = adapt(bundle.spec.clone(), &bundle.path, id, hierarchies)?;
+        let (spec, confinement) = adapt(bundle.spec.clone(), &bundle.path, id, hierarchies)?;
+        let adapted = AdaptedBundle { path, confinement };
         let file = adapted.path.join("config.json");
         spec.save(&file)
             .map_err(|source| AdaptError::Write { path: file, source })?;
@@ -66,13 +69,19 @@ fn adapt(
     bundle: &Path,
     id: &str,
     hierarchies: &Hierarchies,
-) -> Result<Spec, AdaptError> {
+) -> Result<(Spec, Confinement), AdaptError> {
     if let Some(root) = spec.root_mut() {
         root.set_path(bundle.join(root.path()));
     }
-    if let Some(process) = spec.process_mut() {
-        adapt_process(process);
+    let seccomp = take_policy(&mut spec);
+    let mut process = spec.process().clone().unwrap_or_default();
+    if process.no_new_privileges() == Some(false) {
+        // The same as leaving it out, but the library takes it for true in one place.
+        process.set_no_new_privileges(None);
     }
+    let mounts = spec.mounts().as_deref().unwrap_or_default();
+    let confinement = Confinement::split(&mut process, seccomp, mounts);
+    spec.set_process(Some(process));
     let cgroup = cgroup_path(&spec, id);
     if let Some(linux) = spec.linux_mut() {
         linux.set_cgroups_path(Some(cgroup.clone()));
@@ -83,7 +92,7 @@ fn adapt(
         let mounts = adapt_mounts(mounts, hierarchies, &cgroup).map_err(AdaptError::Mounts)?;
         spec.set_mounts(Some(mounts));
     }
-    Ok(spec)
+    Ok((spec, confinement))
 }
 
 /// Where the container's cgroups are, below each hierarchy.
@@ -95,28 +104,12 @@ pub fn cgroup_path(spec: &Spec, id: &str) -> PathBuf {
     configured.unwrap_or_else(|| PathBuf::from(id))
 }
 
-/// `noNewPrivileges: false` means the same as leaving it out, but the library then loads the seccomp
-/// policy too late. And a capability set that is left out is an empty one.
-pub fn adapt_process(process: &mut Process) {
-    if process.no_new_privileges() == Some(false) {
-        process.set_no_new_privileges(None);
-    }
-    let capabilities = process.capabilities().as_ref();
-    let set = |set: fn(&LinuxCapabilities) -> &Option<Capabilities>| {
-        Some(
-            capabilities
-                .and_then(|listed| set(listed).clone())
-                .unwrap_or_default(),
-        )
-    };
-    let mut listed = LinuxCapabilities::default();
-    listed
-        .set_bounding(set(LinuxCapabilities::bounding))
-        .set_effective(set(LinuxCapabilities::effective))
-        .set_permitted(set(LinuxCapabilities::permitted))
-        .set_inheritable(set(LinuxCapabilities::inheritable))
-        .set_ambient(set(LinuxCapabilities::ambient));
-    process.set_capabilities(Some(listed));
+/// Takes the policy away from the library, unless only the library can load it.
+fn take_policy(spec: &mut Spec) -> Option<LinuxSeccomp> {
+    let linux = spec.linux_mut().as_mut()?;
+    let policy = linux.seccomp().clone().filter(Confinement::can_load)?;
+    linux.set_seccomp(None);
+    Some(policy)
 }
 
 /// Puts the container's cgroups in the place of a mount of type `cgroup`.
@@ -148,7 +141,10 @@ mod tests {
                 .set_no_new_privileges(Some(false))
                 .set_capabilities(None);
         }
-        let adapted = adapt(spec, Path::new("/b"), "c1", &Hierarchies::default()).unwrap();
+        if let Some(linux) = spec.linux_mut() {
+            linux.set_seccomp(Some(LinuxSeccomp::default()));
+        }
+        let (adapted, _) = adapt(spec, Path::new("/b"), "c1", &Hierarchies::default()).unwrap();
         let process = adapted.process().as_ref().unwrap();
         assert_eq!(process.no_new_privileges(), None);
         let capabilities = process.capabilities().as_ref().unwrap();
@@ -156,6 +152,7 @@ mod tests {
         assert!(capabilities.ambient().as_ref().unwrap().is_empty());
         let linux = adapted.linux().as_ref().unwrap();
         assert_eq!(linux.cgroups_path().as_deref(), Some(Path::new("c1")));
+        assert!(linux.seccomp().is_none());
         assert!(adapted.root().as_ref().unwrap().path().starts_with("/b"));
     }
 }

@@ -103,6 +103,8 @@ pub fn create(
     }
     let directory = root.directory(request.id)?;
     let created = place(root, request, &bundle, plan).and_then(|(mut container, placed)| {
+        let Placed { placement, reason } = &placed;
+        tracing::info!("container {} is {placement}: {reason}", request.id);
         container.state.bundle.clone_from(&bundle.path);
         container
             .save()
@@ -129,9 +131,13 @@ fn place(
     bundle: &Bundle,
     plan: Plan,
 ) -> Result<(Container, Placed), CreateError> {
-    let native = |reason: String| -> Result<(Container, Placed), CreateError> {
-        tracing::info!("container {} is native: {reason}", request.id);
-        let container = build(root, request, bundle, NativeExecutor::new(Role::Init))?;
+    let hierarchies = request.cgroups.hierarchies();
+    let adapted = AdaptedBundle::write(root.path(), request.id, bundle, &hierarchies)?;
+    let _joined = hierarchies.join(&cgroup_path(&bundle.spec, request.id));
+    let confinement = adapted.confinement.clone();
+    let native = |reason: String| {
+        let executor = NativeExecutor::new(Role::Init, adapted.confinement.clone());
+        let container = build(root, request, &adapted, executor)?;
         Ok((
             container,
             Placed {
@@ -151,8 +157,8 @@ fn place(
     let report = Report::new().map_err(CreateError::Report)?;
     // An id consists of letters, digits and a few signs: it has no NUL.
     let id = CString::new(request.id).unwrap_or_default();
-    let executor = OwnExecutor::new(vkernel, id, report.clone());
-    let container = build(root, request, bundle, executor)?;
+    let executor = OwnExecutor::new(confinement, vkernel, id, report.clone());
+    let container = build(root, request, &adapted, executor)?;
     let placed = match report.reason() {
         Some(reason) => Placed {
             placement: Placement::Native,
@@ -163,26 +169,16 @@ fn place(
             reason,
         },
     };
-    tracing::info!(
-        "container {} is {}: {}",
-        request.id,
-        placed.placement,
-        placed.reason
-    );
     Ok((container, placed))
 }
 
 fn build(
     root: &Root,
     request: &CreateRequest<'_>,
-    bundle: &Bundle,
+    adapted: &AdaptedBundle,
     executor: impl Executor + 'static,
 ) -> Result<Container, CreateError> {
     let failed = |error| CreateError::Library(Box::new(error));
-    let hierarchies = request.cgroups.hierarchies();
-    let cgroup = cgroup_path(&bundle.spec, request.id);
-    let adapted = AdaptedBundle::write(root.path(), request.id, bundle, &hierarchies)?;
-    let _joined = hierarchies.join(&cgroup);
     ContainerBuilder::new(request.id.to_owned(), SyscallType::default())
         .with_executor(executor)
         .with_pid_file(request.pid_file.clone())

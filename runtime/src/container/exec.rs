@@ -1,17 +1,17 @@
 //! Starts a further process in a running container.
 
-use super::adapt::adapt_process;
 use super::bundle::{self, Bundle, BundleError};
 use super::explain::explain;
 use super::hierarchies::Hierarchies;
 use super::root::{Root, RootError};
+use crate::executor::Role;
+use crate::executor::confinement::Confinement;
 use crate::executor::native::NativeExecutor;
-use crate::executor::{Confinement, Role};
 use crate::sys;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::container::{Container, ContainerStatus};
 use libcontainer::error::LibcontainerError;
-use libcontainer::oci_spec::runtime::{Capabilities, Capability, LinuxSeccomp, Process};
+use libcontainer::oci_spec::runtime::Process;
 use libcontainer::syscall::syscall::SyscallType;
 use nix::errno::Errno;
 use nix::sys::memfd::{MemFdCreateFlag, memfd_create};
@@ -82,8 +82,9 @@ pub fn exec(
         .linux()
         .as_ref()
         .and_then(|linux| linux.seccomp().clone());
-    let (described, confinement) = confine(request.process.clone(), seccomp);
-    let description = describe(&described).map_err(ExecError::Description)?;
+    let mut process = request.process.clone();
+    let confinement = Confinement::split(&mut process, seccomp, &[]);
+    let description = describe(&process).map_err(ExecError::Description)?;
 
     let failed = |error| ExecError::Library(Box::new(error));
     let _joined = match container.spec() {
@@ -93,7 +94,7 @@ pub fn exec(
         _ => None,
     };
     ContainerBuilder::new(request.id.to_owned(), SyscallType::default())
-        .with_executor(NativeExecutor::new(Role::Exec(Box::new(confinement))))
+        .with_executor(NativeExecutor::new(Role::Exec, confinement))
         .with_root_path(root.path())
         .map_err(failed)?
         .with_console_socket(request.console_socket.clone())
@@ -109,33 +110,6 @@ pub fn exec(
         .map_err(failed)
 }
 
-/// Splits the process into what the library sets up and what the executor adds. The library does
-/// not load the container's seccomp policy into further processes; the executor does, and for that
-/// (unless `noNewPrivileges` is set) the process keeps CAP_SYS_ADMIN until the policy is loaded.
-fn confine(mut process: Process, seccomp: Option<LinuxSeccomp>) -> (Process, Confinement) {
-    adapt_process(&mut process);
-    let mut capabilities = process.capabilities().clone().unwrap_or_default();
-    let confinement = Confinement {
-        seccomp,
-        capabilities: Some(capabilities.clone()),
-    };
-    if confinement.seccomp.is_some() && process.no_new_privileges() != Some(true) {
-        let with_admin = |set: &Option<Capabilities>| {
-            let mut set = set.clone().unwrap_or_default();
-            set.insert(Capability::SysAdmin);
-            Some(set)
-        };
-        let (effective, permitted) = (
-            with_admin(capabilities.effective()),
-            with_admin(capabilities.permitted()),
-        );
-        capabilities.set_effective(effective);
-        capabilities.set_permitted(permitted);
-        process.set_capabilities(Some(capabilities));
-    }
-    (process, confinement)
-}
-
 /// The library takes a path, so the description goes into a memory file.
 fn describe(process: &Process) -> Result<File, io::Error> {
     let mut file = File::from(memfd_create(
@@ -144,38 +118,4 @@ fn describe(process: &Process) -> Result<File, io::Error> {
     )?);
     file.write_all(&serde_json::to_vec(process)?)?;
     Ok(file)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn admin_is_lent_only_for_loading_a_policy() {
-        let has_admin = |process: &Process| {
-            let capabilities = process.capabilities().as_ref().unwrap();
-            capabilities
-                .effective()
-                .as_ref()
-                .unwrap()
-                .contains(&Capability::SysAdmin)
-        };
-        let mut process = Process::default();
-        process.set_capabilities(None).set_no_new_privileges(None);
-
-        let (plain, confinement) = confine(process.clone(), None);
-        assert!(!has_admin(&plain));
-        assert_eq!(plain.capabilities(), &confinement.capabilities);
-
-        let (lent, confinement) = confine(process.clone(), Some(LinuxSeccomp::default()));
-        assert!(has_admin(&lent));
-        let kept = confinement.capabilities.unwrap();
-        assert!(kept.effective().as_ref().unwrap().is_empty());
-        assert!(kept.bounding().as_ref().unwrap().is_empty());
-
-        process.set_no_new_privileges(Some(true));
-        assert!(!has_admin(
-            &confine(process, Some(LinuxSeccomp::default())).0
-        ));
-    }
 }

@@ -1,12 +1,11 @@
 //! What every executor does before the program runs: find it, and give the process exactly the
 //! environment, umask, system-call policy and capabilities that its specification says.
 
+use super::confinement::{Confinement, ConfinementError};
 use super::environment::{self, EnvironmentError};
 use super::lookup::{self, LookupError};
-use super::{Confinement, Role, credentials, stdio};
-use caps::errors::CapsError;
+use super::{Role, stdio};
 use libcontainer::oci_spec::runtime::{Process, Spec};
-use libcontainer::seccomp::{SeccompError, initialize_seccomp};
 use nix::sys::stat::{Mode, umask};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -24,14 +23,10 @@ pub enum LaunchError {
     Lookup(#[from] LookupError),
     #[error(transparent)]
     Environment(#[from] EnvironmentError),
-    #[error("cannot apply the container's seccomp policy")]
-    Seccomp(#[source] SeccompError),
-    #[error("the container's seccomp policy has a listener, which exec does not support")]
-    SeccompListener,
+    #[error(transparent)]
+    Confinement(#[from] ConfinementError),
     #[error("cannot open the container's /dev/null for standard input and output")]
     Null(#[source] std::io::Error),
-    #[error("cannot set the capabilities that the container asks for")]
-    Capabilities(#[source] CapsError),
 }
 
 /// A program ready for `execve(2)`.
@@ -46,6 +41,7 @@ pub struct Program {
 #[derive(Debug, Clone)]
 pub struct Launch {
     pub role: Role,
+    confinement: Confinement,
     found: RefCell<Option<PathBuf>>,
     library_environment: RefCell<HashMap<String, String>>,
 }
@@ -53,9 +49,10 @@ pub struct Launch {
 const UMASK_DEFAULT: Mode = Mode::from_bits_truncate(0o022);
 
 impl Launch {
-    pub fn new(role: Role) -> Self {
+    pub fn new(role: Role, confinement: Confinement) -> Self {
         Launch {
             role,
+            confinement,
             found: RefCell::default(),
             library_environment: RefCell::default(),
         }
@@ -70,7 +67,8 @@ impl Launch {
         let name = arguments.first().ok_or(LaunchError::NoProgram)?;
         let path = lookup::find_program(name, environment::search_path(listed))?;
         self.found.replace(Some(path.clone()));
-        if let Role::Init = self.role {
+        self.confinement.set_propagations()?;
+        if self.role == Role::Init {
             stdio::make_null_writable().map_err(LaunchError::Null)?;
         }
         if process.user().umask().is_none() {
@@ -88,17 +86,7 @@ impl Launch {
     pub fn finish(&self, spec: &Spec) -> Result<Program, LaunchError> {
         let process = process_of(spec)?;
         let program = self.program(process)?;
-        match &self.role {
-            Role::Init => {}
-            Role::Exec(confinement) if process.no_new_privileges() == Some(true) => {
-                confinement.lower()?;
-                confinement.load_policy()?;
-            }
-            Role::Exec(confinement) => {
-                confinement.load_policy()?;
-                confinement.lower()?;
-            }
-        }
+        self.confinement.complete()?;
         Ok(program)
     }
 
@@ -121,23 +109,6 @@ impl Launch {
                 .collect::<Result<_, _>>()?,
             envp: environment::compose(listed, &self.library_environment.borrow())?,
         })
-    }
-}
-
-impl Confinement {
-    fn lower(&self) -> Result<(), LaunchError> {
-        credentials::lower_to(self.capabilities.as_ref()).map_err(LaunchError::Capabilities)
-    }
-
-    fn load_policy(&self) -> Result<(), LaunchError> {
-        let Some(policy) = &self.seccomp else {
-            return Ok(());
-        };
-        match initialize_seccomp(policy) {
-            Ok(None) => Ok(()),
-            Ok(Some(_)) => Err(LaunchError::SeccompListener),
-            Err(error) => Err(LaunchError::Seccomp(error)),
-        }
     }
 }
 

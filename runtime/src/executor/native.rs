@@ -1,6 +1,7 @@
 //! Replaces the container's process by its program: `execve(2)`.
 
 use super::Role;
+use super::confinement::Confinement;
 use super::launch::{Launch, Program};
 use super::lookup::errno_text;
 use crate::error::chain;
@@ -18,9 +19,9 @@ pub struct NativeExecutor {
 }
 
 impl NativeExecutor {
-    pub fn new(role: Role) -> Self {
+    pub fn new(role: Role, confinement: Confinement) -> Self {
         NativeExecutor {
-            launch: Launch::new(role),
+            launch: Launch::new(role, confinement),
         }
     }
 }
@@ -42,8 +43,8 @@ impl Executor for NativeExecutor {
         let program = self
             .launch
             .finish(spec)
-            .map_err(|error| failed(&self.launch.role, &error))?;
-        Err(failed(&self.launch.role, &execute(&program)))
+            .map_err(|error| failed(self.launch.role, &error))?;
+        Err(failed(self.launch.role, &execute(&program)))
     }
 }
 
@@ -75,9 +76,9 @@ fn reset_signals() -> Result<(), Errno> {
 
 /// Nobody reads the answer of a first process any more, since `start` has returned: say it where the
 /// container's output goes, as runc does. For a further process `exec` still waits for it.
-pub fn failed(role: &Role, error: &(dyn std::error::Error + 'static)) -> ExecutorError {
+pub fn failed(role: Role, error: &(dyn std::error::Error + 'static)) -> ExecutorError {
     let text = chain(error);
-    if let Role::Init = role {
+    if role == Role::Init {
         eprintln!("{text}");
     }
     ExecutorError::Other(text)

@@ -2,6 +2,7 @@
 //! it beforehand, loads the program in place of this one.
 
 use super::Role;
+use super::confinement::Confinement;
 use super::launch::{Launch, Program};
 use super::native::{self, ExecuteError, failed};
 use crate::error::chain;
@@ -25,9 +26,14 @@ pub struct OwnExecutor {
 }
 
 impl OwnExecutor {
-    pub fn new(vkernel: Vkernel, container_id: CString, report: Report) -> Self {
+    pub fn new(
+        confinement: Confinement,
+        vkernel: Vkernel,
+        container_id: CString,
+        report: Report,
+    ) -> Self {
         OwnExecutor {
-            launch: Launch::new(Role::Init),
+            launch: Launch::new(Role::Init, confinement),
             vkernel,
             container_id,
             report,
@@ -72,7 +78,7 @@ impl Executor for OwnExecutor {
     }
 
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        let role = &self.launch.role;
+        let role = self.launch.role;
         let program = self
             .launch
             .finish(spec)

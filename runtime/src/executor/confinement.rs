@@ -1,0 +1,272 @@
+//! What the container library leaves to the executor: propagation of mounts, the seccomp policy and
+//! the last change of capabilities.
+//!
+//! The library ignores the propagation of mounts, loads no policy into further processes, and loads
+//! that of the first process before it waits for `start` on a socket, which the policy may forbid.
+//! All of it needs CAP_SYS_ADMIN inside the container's namespaces. So the library is told to leave
+//! the process two capabilities more, which it gives up before the program runs.
+
+use caps::errors::CapsError;
+use caps::{CapSet, CapsHashSet};
+use libcontainer::capabilities::CapabilityExt;
+use libcontainer::oci_spec::runtime::{
+    Capabilities, Capability, LinuxCapabilities, LinuxSeccomp, LinuxSeccompAction, Mount, Process,
+};
+use libcontainer::seccomp::{SeccompError, initialize_seccomp};
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfinementError {
+    #[error("cannot apply the container's seccomp policy")]
+    Seccomp(#[source] SeccompError),
+    #[error("the container's seccomp policy has a listener, which exec does not support")]
+    SeccompListener,
+    #[error("cannot set the capabilities that the container asks for")]
+    Capabilities(#[source] CapsError),
+    #[error("cannot make the mount {path:?} {name}")]
+    Propagation {
+        path: PathBuf,
+        name: &'static str,
+        source: Errno,
+    },
+}
+
+/// What remains to be done inside the container.
+#[derive(Debug, Clone)]
+pub struct Confinement {
+    /// Loaded by the executor.
+    seccomp: Option<LinuxSeccomp>,
+    /// The process' final capabilities.
+    capabilities: LinuxCapabilities,
+    propagations: Vec<Propagation>,
+    no_new_privileges: bool,
+}
+
+/// One mount whose propagation the specification sets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Propagation {
+    path: PathBuf,
+    name: &'static str,
+    flags: MsFlags,
+}
+
+/// Needed to load a policy and to change mounts, and to reach mounts below directories that the
+/// container's user may not search.
+const LENT: [Capability; 2] = [Capability::SysAdmin, Capability::DacReadSearch];
+
+const PROPAGATIONS: [(&str, MsFlags); 8] = [
+    ("private", MsFlags::MS_PRIVATE),
+    ("rprivate", MsFlags::MS_PRIVATE.union(MsFlags::MS_REC)),
+    ("slave", MsFlags::MS_SLAVE),
+    ("rslave", MsFlags::MS_SLAVE.union(MsFlags::MS_REC)),
+    ("shared", MsFlags::MS_SHARED),
+    ("rshared", MsFlags::MS_SHARED.union(MsFlags::MS_REC)),
+    ("unbindable", MsFlags::MS_UNBINDABLE),
+    ("runbindable", MsFlags::MS_UNBINDABLE.union(MsFlags::MS_REC)),
+];
+
+impl Confinement {
+    /// Takes over what the executor will do, and changes `process` to what the library is to do. A
+    /// capability set that is left out is an empty one, whereas the library would leave it as it is.
+    pub fn split(process: &mut Process, seccomp: Option<LinuxSeccomp>, mounts: &[Mount]) -> Self {
+        let capabilities = all_listed(process.capabilities().as_ref());
+        let confinement = Confinement {
+            seccomp,
+            capabilities: capabilities.clone(),
+            propagations: mounts.iter().flat_map(propagations).collect(),
+            no_new_privileges: process.no_new_privileges() == Some(true),
+        };
+        let loads_as_root = confinement.seccomp.is_some() && !confinement.no_new_privileges;
+        let is_lent = loads_as_root || !confinement.propagations.is_empty();
+        process.set_capabilities(Some(if is_lent {
+            lend(&capabilities)
+        } else {
+            capabilities
+        }));
+        confinement
+    }
+
+    /// Whether the executor can load this policy: one with a listener needs the library, which passes
+    /// the listener's descriptor on from outside the container.
+    pub fn can_load(policy: &LinuxSeccomp) -> bool {
+        let notifies = |action| action == LinuxSeccompAction::ScmpActNotify;
+        policy.listener_path().is_none()
+            && !policy
+                .syscalls()
+                .iter()
+                .flatten()
+                .any(|rule| notifies(rule.action()))
+    }
+
+    /// Sets the propagation of mounts. Before `start`, so that `create` can report errors.
+    pub fn set_propagations(&self) -> Result<(), ConfinementError> {
+        for Propagation { path, name, flags } in &self.propagations {
+            let done = mount(None::<&str>, path, None::<&str>, *flags, None::<&str>);
+            done.map_err(|source| ConfinementError::Propagation {
+                path: path.clone(),
+                name,
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The last steps, in runc's order: without `noNewPrivileges`, loading a policy needs privilege,
+    /// and the capabilities go after it; with it, they go first, so that the policy need not allow it.
+    pub fn complete(&self) -> Result<(), ConfinementError> {
+        if self.no_new_privileges {
+            self.lower_capabilities()?;
+            self.load_policy()
+        } else {
+            self.load_policy()?;
+            self.lower_capabilities()
+        }
+    }
+
+    fn load_policy(&self) -> Result<(), ConfinementError> {
+        let Some(policy) = &self.seccomp else {
+            return Ok(());
+        };
+        match initialize_seccomp(policy) {
+            Ok(None) => Ok(()),
+            Ok(Some(_)) => Err(ConfinementError::SeccompListener),
+            Err(error) => Err(ConfinementError::Seccomp(error)),
+        }
+    }
+
+    fn lower_capabilities(&self) -> Result<(), ConfinementError> {
+        let lowered = change(CapSet::Effective, self.capabilities.effective().as_ref())
+            .and_then(|()| change(CapSet::Permitted, self.capabilities.permitted().as_ref()));
+        lowered.map_err(ConfinementError::Capabilities)
+    }
+}
+
+/// Sets one set, unless it is right already: a policy may forbid the call by now.
+fn change(set: CapSet, listed: Option<&Capabilities>) -> Result<(), CapsError> {
+    let wanted: CapsHashSet = listed
+        .into_iter()
+        .flatten()
+        .map(CapabilityExt::to_cap)
+        .collect();
+    if caps::read(None, set)? == wanted {
+        return Ok(());
+    }
+    caps::set(None, set, &wanted)
+}
+
+fn all_listed(capabilities: Option<&LinuxCapabilities>) -> LinuxCapabilities {
+    let set = |set: fn(&LinuxCapabilities) -> &Option<Capabilities>| {
+        Some(
+            capabilities
+                .and_then(|listed| set(listed).clone())
+                .unwrap_or_default(),
+        )
+    };
+    let mut listed = LinuxCapabilities::default();
+    listed
+        .set_bounding(set(LinuxCapabilities::bounding))
+        .set_effective(set(LinuxCapabilities::effective))
+        .set_permitted(set(LinuxCapabilities::permitted))
+        .set_inheritable(set(LinuxCapabilities::inheritable))
+        .set_ambient(set(LinuxCapabilities::ambient));
+    listed
+}
+
+fn lend(capabilities: &LinuxCapabilities) -> LinuxCapabilities {
+    let with_lent = |set: &Option<Capabilities>| {
+        Some(
+            set.iter()
+                .flatten()
+                .copied()
+                .chain(LENT)
+                .collect::<Capabilities>(),
+        )
+    };
+    let mut lent = capabilities.clone();
+    lent.set_effective(with_lent(capabilities.effective()))
+        .set_permitted(with_lent(capabilities.permitted()));
+    lent
+}
+
+fn propagations(mount: &Mount) -> impl Iterator<Item = Propagation> {
+    mount.options().iter().flatten().filter_map(|option| {
+        let (name, flags) = PROPAGATIONS.into_iter().find(|(name, _)| name == option)?;
+        Some(Propagation {
+            path: mount.destination().clone(),
+            name,
+            flags,
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(no_new_privileges: Option<bool>) -> Process {
+        let mut process = Process::default();
+        process
+            .set_capabilities(None)
+            .set_no_new_privileges(no_new_privileges);
+        process
+    }
+
+    fn has_lent(process: &Process) -> bool {
+        let capabilities = process.capabilities().as_ref().unwrap();
+        let effective = capabilities.effective().as_ref().unwrap();
+        let permitted = capabilities.permitted().as_ref().unwrap();
+        assert!(capabilities.bounding().as_ref().unwrap().is_empty());
+        LENT.iter()
+            .all(|cap| effective.contains(cap) && permitted.contains(cap))
+    }
+
+    #[test]
+    fn capabilities_are_lent_only_where_they_are_needed() {
+        let mut plain = process(None);
+        Confinement::split(&mut plain, None, &[]);
+        assert!(!has_lent(&plain));
+
+        let mut confined = process(None);
+        let confinement = Confinement::split(&mut confined, Some(LinuxSeccomp::default()), &[]);
+        assert!(has_lent(&confined));
+        assert!(
+            confinement
+                .capabilities
+                .permitted()
+                .as_ref()
+                .unwrap()
+                .is_empty()
+        );
+
+        let mut without_privilege = process(Some(true));
+        Confinement::split(&mut without_privilege, Some(LinuxSeccomp::default()), &[]);
+        assert!(!has_lent(&without_privilege));
+
+        let mut volume = Mount::default();
+        volume.set_options(Some(vec!["rbind".to_owned(), "rslave".to_owned()]));
+        let mut with_volume = process(Some(true));
+        let confinement = Confinement::split(&mut with_volume, None, &[volume]);
+        assert!(has_lent(&with_volume));
+        assert_eq!(
+            confinement.propagations[0].flags,
+            MsFlags::MS_SLAVE | MsFlags::MS_REC
+        );
+    }
+
+    #[test]
+    fn policies_with_a_listener_are_the_librarys() {
+        let policy = |text: &str| serde_json::from_str::<LinuxSeccomp>(text).unwrap();
+        assert!(Confinement::can_load(&policy(
+            r#"{"defaultAction":"SCMP_ACT_ALLOW"}"#
+        )));
+        assert!(!Confinement::can_load(&policy(
+            r#"{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/s"}"#
+        )));
+        assert!(!Confinement::can_load(&policy(
+            r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[
+                {"names":["mkdir"],"action":"SCMP_ACT_NOTIFY"}]}"#
+        )));
+    }
+}
