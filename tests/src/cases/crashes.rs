@@ -56,7 +56,7 @@ fn beside_redis(context: &Context, deed: Deed) -> Result<()> {
     let latency = redis.ask([
         "sh",
         "-c",
-        "redis-benchmark -n 2000 -q -t get | tr '\\r' '\\n' | tail -1",
+        "redis-benchmark -n 2000 -q -t get | tr '\\r' '\\n' | grep 'per second'",
     ])?;
     ensure!(latency.contains("requests per second"), "{latency}");
     ensure!(redis.inspect("{{.State.Running}}")? == "true");
@@ -173,6 +173,11 @@ fn kill_first(context: &Context) -> Result<()> {
 /// Host pids of the container's home task and of its instance.
 fn pids(context: &Context, container: &Container) -> Result<(i32, i32)> {
     let inspected = Inspected::of(context, container)?;
+    ensure!(
+        inspected.0["instance"] == "shared",
+        "not fused: {:#}",
+        inspected.0
+    );
     Ok((inspected.main_pid()?, inspected.instance_pid()?))
 }
 

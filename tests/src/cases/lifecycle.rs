@@ -186,8 +186,9 @@ fn stop_default(context: &Context) -> Result<()> {
     let container = context
         .container()
         .options(["--init"])
-        .command(["sleep", "300"])
+        .shell("echo up; exec sleep 300")
         .start()?;
+    container.wait_for_log("up")?;
     let began = Instant::now();
     container.docker(&["stop"])?;
     ensure!(container.wait()? == 143 && began.elapsed() < STOP_PROMPTLY);

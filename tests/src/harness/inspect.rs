@@ -26,7 +26,11 @@ impl Inspected {
         let first = processes
             .iter()
             .find(|process| process["containerPid"] == 1);
-        let pid = first.and_then(|process| process["pid"].as_i64());
+        // A container in the host's pid namespace has no pid 1 of its own.
+        let pid = first
+            .map_or(&self.0["pid"], |process| &process["pid"])
+            .as_i64()
+            .filter(|pid| *pid > 0);
         Ok(i32::try_from(pid.with_context(|| {
             format!("no first process in {:#}", self.0)
         })?)?)
