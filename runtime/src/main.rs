@@ -5,12 +5,15 @@
 
 #![deny(unsafe_code)]
 
+mod anchor;
 mod cli;
 mod clock;
 mod container;
 mod elf;
 mod error;
 mod executor;
+mod fusion;
+mod group;
 mod instance;
 mod logging;
 mod placement;

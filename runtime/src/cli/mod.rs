@@ -11,6 +11,7 @@ mod events;
 mod exec;
 mod features;
 mod inspect;
+mod instance;
 mod kill;
 mod list;
 mod pause;
@@ -103,6 +104,8 @@ enum Command {
     Inspect(inspect::Inspect),
     Trace(trace::Trace),
     Doctor(doctor::Doctor),
+    #[command(hide = true)]
+    Instance(instance::Instance),
 }
 
 /// What every command is given.
@@ -157,6 +160,8 @@ pub enum CommandError {
     Inspect(#[from] inspect::InspectError),
     #[error(transparent)]
     Trace(#[from] trace::TraceError),
+    #[error("the group's instance failed")]
+    Instance(#[source] crate::instance::shared::SharedError),
     #[error(transparent)]
     Unsupported(#[from] checkpoint::Unsupported),
 }
@@ -207,6 +212,9 @@ pub fn main() -> ExitCode {
         Ok(line) => line,
         Err(error) => return usage(&error),
     };
+    if let Command::Instance(_) = line.command {
+        instance::close_inherited();
+    }
     let format = line.global.log_format.parse();
     let log = Log {
         file: line
@@ -240,7 +248,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 fn run(line: CommandLine) -> Outcome {
     if matches!(
         line.command,
-        Command::Create(_) | Command::Run(_) | Command::Exec(_)
+        Command::Create(_) | Command::Run(_) | Command::Exec(_) | Command::Instance(_)
     ) {
         self_copy::ensure()?;
     }
@@ -282,6 +290,7 @@ fn run(line: CommandLine) -> Outcome {
         Command::Inspect(arguments) => inspect::run(&context, arguments),
         Command::Trace(arguments) => trace::run(&context, arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
+        Command::Instance(arguments) => instance::run(arguments),
     }
 }
 

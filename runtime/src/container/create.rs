@@ -4,16 +4,19 @@ use super::adapt::{AdaptError, AdaptedBundle, cgroup_path};
 use super::bundle::{Bundle, BundleError};
 use super::cgroup::ContainerCgroup;
 use super::explain::explain;
-use super::facts::{Facts, FactsError, Isolation, Placement};
+use super::facts::{Facts, FactsError, Isolation, Placement, SharedFacts};
+use super::fused::{self, FusedError, Place};
 use super::hierarchies::Hierarchies;
 use super::root::{Root, RootError};
 use crate::error::chain;
 use crate::executor::Role;
 use crate::executor::native::NativeExecutor;
 use crate::executor::own::OwnExecutor;
+use crate::group::Group;
 use crate::instance::own;
+use crate::instance::shared::TRUTH;
 use crate::placement::report::Report;
-use crate::placement::{self, MpkSupport, PlacementError, Plan, Policy};
+use crate::placement::{self, Alone, MpkSupport, PlacementError, Plan, Policy};
 use crate::sys;
 use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
@@ -43,6 +46,8 @@ pub enum CreateError {
     Facts(#[from] FactsError),
     #[error(transparent)]
     Placement(#[from] PlacementError),
+    #[error("cannot place the container in its group's instance")]
+    Fused(#[from] FusedError),
     #[error("cannot create the memory file that brings the placement back")]
     Report(#[source] Errno),
 }
@@ -103,7 +108,9 @@ pub fn create(
     }
     let directory = root.directory(request.id)?;
     let created = place(root, request, &bundle, plan).and_then(|(mut container, placed)| {
-        let Placed { placement, reason } = &placed;
+        let Placed {
+            placement, reason, ..
+        } = &placed;
         tracing::info!("container {} is {placement}: {reason}", request.id);
         container.state.bundle.clone_from(&bundle.path);
         container
@@ -122,6 +129,7 @@ pub fn create(
 struct Placed {
     placement: Placement,
     reason: String,
+    shared: Option<SharedFacts>,
 }
 
 /// Builds the container as planned; a vkernel that cannot be had makes it native.
@@ -131,6 +139,14 @@ fn place(
     bundle: &Bundle,
     plan: Plan,
 ) -> Result<(Container, Placed), CreateError> {
+    // First of all: an instance that is started here is in none of the container's cgroups.
+    let alone = match plan {
+        Plan::Shared(group) => match fused::take_place(root, request, bundle, &group) {
+            Ok(taken) => return place_in_group(root, request, taken, &group),
+            Err(error) => Alone::Own(chain(&error)),
+        },
+        Plan::Alone(alone) => alone,
+    };
     let hierarchies = request.cgroups.hierarchies();
     let adapted = AdaptedBundle::write(root.path(), request.id, bundle, &hierarchies)?;
     let _joined = hierarchies.join(&cgroup_path(&bundle.spec, request.id));
@@ -143,12 +159,13 @@ fn place(
             Placed {
                 placement: Placement::Native,
                 reason,
+                shared: None,
             },
         ))
     };
-    let reason = match plan {
-        Plan::Native(reason) => return native(reason),
-        Plan::Own(reason) => reason,
+    let reason = match alone {
+        Alone::Native(reason) => return native(reason),
+        Alone::Own(reason) => reason,
     };
     let vkernel = match own::prepare() {
         Ok(vkernel) => vkernel,
@@ -163,11 +180,35 @@ fn place(
         Some(reason) => Placed {
             placement: Placement::Native,
             reason,
+            shared: None,
         },
         None => Placed {
             placement: Placement::Resident,
             reason,
+            shared: None,
         },
+    };
+    Ok((container, placed))
+}
+
+/// Builds the container around the place that it has in its group's instance.
+fn place_in_group(
+    root: &Root,
+    request: &CreateRequest<'_>,
+    place: Place,
+    group: &Group,
+) -> Result<(Container, Placed), CreateError> {
+    let hierarchies = request.cgroups.hierarchies();
+    let adapted = AdaptedBundle::write(root.path(), request.id, &place.bundle, &hierarchies)?;
+    let _joined = hierarchies.join(&cgroup_path(&place.bundle.spec, request.id));
+    let (executor, seat) = place.split(request, adapted.confinement.clone());
+    let container = build(root, request, &adapted, executor)?;
+    let shared = seat.enroll(&container)?;
+    tracing::warn!("{TRUTH}");
+    let placed = Placed {
+        placement: Placement::Resident,
+        reason: format!("it shares the instance of group {}", group.name()),
+        shared: Some(shared),
     };
     Ok((container, placed))
 }
@@ -206,10 +247,14 @@ fn new_keyring(id: &str) -> Result<(), CreateError> {
 fn facts_of(container: &Container, policy: &Policy, placed: Placed) -> Facts {
     Facts {
         group: policy.group.clone(),
-        isolation: Isolation::Own,
+        isolation: match placed.shared {
+            Some(_) => Isolation::None,
+            None => Isolation::Own,
+        },
         placement: placed.placement,
         reason: placed.reason,
         start_time: container.pid().and_then(super::process_start_time),
+        shared: placed.shared,
     }
 }
 

@@ -75,6 +75,20 @@ pub struct Facts {
     /// Start time of the first process in clock ticks since boot: tells it from a later process that
     /// was given the same pid.
     pub start_time: Option<u64>,
+    /// In a shared instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<SharedFacts>,
+}
+
+/// A container's place in its group's instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SharedFacts {
+    pub instance_pid: i32,
+    /// The container's first process; the one that the engine sees is its anchor.
+    pub home_pid: i32,
+    pub home_start_time: Option<u64>,
+    pub slot: u32,
 }
 
 impl Facts {
@@ -121,6 +135,7 @@ mod tests {
             placement: Placement::Native,
             reason: "asked for by annotation".to_owned(),
             start_time: Some(12),
+            shared: None,
         };
         assert_eq!(Facts::load(&directory).unwrap(), None);
         facts.save(&directory).unwrap();

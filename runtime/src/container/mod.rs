@@ -13,6 +13,7 @@ pub mod explain;
 pub mod facts;
 pub mod find;
 pub mod foreground;
+pub mod fused;
 pub mod hierarchies;
 pub mod processes;
 pub mod root;

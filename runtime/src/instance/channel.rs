@@ -280,10 +280,7 @@ mod tests {
         let listener = listen_at(&path).unwrap();
         let client = Channel::connect(&path).unwrap();
         let server = accept_from(listener.as_fd()).unwrap().unwrap();
-        assert_eq!(
-            server.peer().unwrap().pid(),
-            nix::unistd::getpid().as_raw()
-        );
+        assert_eq!(server.peer().unwrap().pid(), nix::unistd::getpid().as_raw());
         client
             .send(&FromAnchor::Signal { number: 15 }, &[], Patience::Wait)
             .unwrap();

@@ -87,10 +87,7 @@ mod tests {
         ));
         let long = blank().unwrap();
         long.set_len(LETTER_LEN_MAX + 1).unwrap();
-        assert!(matches!(
-            read::<u8>(long.into()),
-            Err(LetterError::TooLong)
-        ));
+        assert!(matches!(read::<u8>(long.into()), Err(LetterError::TooLong)));
         let zeros = blank().unwrap();
         zeros.set_len(8).unwrap();
         assert!(matches!(

@@ -2,9 +2,15 @@
 //!
 //! [`image`] and [`heap`] put the vkernel's code and state at their fixed addresses in this process,
 //! which the container's first process inherits; [`own`] starts an instance of one container;
-//! [`heap_view`] reads a running instance from outside.
+//! [`shared`] is the instance of a group, which [`client`] finds or starts, and [`channel`], [`message`]
+//! and [`letter`] are how they talk; [`heap_view`] reads a running instance from outside.
 
+pub mod channel;
+pub mod client;
 pub mod heap;
 pub mod heap_view;
 pub mod image;
+pub mod letter;
+pub mod message;
 pub mod own;
+pub mod shared;

@@ -8,13 +8,20 @@ pub mod program;
 pub mod report;
 mod seccomp;
 
+use crate::fusion;
+use crate::group::{Group, GroupError};
 use libcontainer::oci_spec::runtime::Spec;
 
 pub const ANNOTATION_PLACEMENT: &str = "dev.pegasus.placement";
 pub const ANNOTATION_ISOLATION: &str = "dev.pegasus.isolation";
 
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+const NO_PROTECTION: &str =
+    "without memory protection keys every container has an address space of its own";
+
+#[derive(Debug, thiserror::Error)]
 pub enum PlacementError {
+    #[error(transparent)]
+    Group(#[from] GroupError),
     #[error("unknown value {value:?} of the annotation {name}: use {allowed}")]
     Annotation {
         name: &'static str,
@@ -49,6 +56,14 @@ pub struct Policy {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
+    Alone(Alone),
+    /// The shared instance of this group.
+    Shared(Group),
+}
+
+/// In no shared instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Alone {
     /// A plain kernel process, for this reason.
     Native(String),
     /// An own instance, for this reason.
@@ -63,7 +78,7 @@ pub fn plan(spec: &Spec, policy: &Policy, mpk: MpkSupport) -> Result<Plan, Place
     }
     match annotation(spec, ANNOTATION_PLACEMENT) {
         None => {}
-        Some("native") => return Ok(Plan::Native("the annotation asks for it".to_owned())),
+        Some("native") => return Ok(native("the annotation asks for it")),
         Some(other) => {
             return Err(PlacementError::Annotation {
                 name: ANNOTATION_PLACEMENT,
@@ -77,11 +92,29 @@ pub fn plan(spec: &Spec, policy: &Policy, mpk: MpkSupport) -> Result<Plan, Place
         .as_ref()
         .and_then(|linux| linux.seccomp().as_ref());
     if let Some(call) = seccomp.and_then(seccomp::first_forbidden) {
-        return Ok(Plan::Native(format!(
+        return Ok(native(format!(
             "the container's seccomp policy forbids {call}, which the vkernel needs"
         )));
     }
-    Ok(Plan::Own(own_reason(policy, isolation).to_owned()))
+    let Some(group) = &policy.group else {
+        return Ok(own("the container belongs to no group"));
+    };
+    let group = Group::named(group)?;
+    if isolation != IsolationChoice::None {
+        return Ok(own(NO_PROTECTION));
+    }
+    Ok(match fusion::obstacle(spec) {
+        Some(obstacle) => own(obstacle),
+        None => Plan::Shared(group),
+    })
+}
+
+fn native(reason: impl Into<String>) -> Plan {
+    Plan::Alone(Alone::Native(reason.into()))
+}
+
+fn own(reason: impl Into<String>) -> Plan {
+    Plan::Alone(Alone::Own(reason.into()))
 }
 
 /// An annotation comes from whoever starts the container, so it may only tighten.
@@ -99,16 +132,6 @@ fn isolation(spec: &Spec, policy: &Policy) -> Result<IsolationChoice, PlacementE
 
 fn annotation<'a>(spec: &'a Spec, name: &str) -> Option<&'a str> {
     spec.annotations().as_ref()?.get(name).map(String::as_str)
-}
-
-fn own_reason(policy: &Policy, isolation: IsolationChoice) -> &'static str {
-    match (&policy.group, isolation) {
-        (None, _) => "the container belongs to no group",
-        (Some(_), IsolationChoice::Auto) => {
-            "without memory protection keys every container has an address space of its own"
-        }
-        (Some(_), _) => "no shared instance of the group is available",
-    }
 }
 
 /// Whether memory protection keys can be used.
@@ -146,7 +169,7 @@ mod tests {
     #[test]
     fn a_plain_container_has_its_own_instance() {
         let plan = plan(&Spec::default(), &Policy::default(), MpkSupport::Missing).unwrap();
-        assert!(matches!(plan, Plan::Own(_)));
+        assert!(matches!(plan, Plan::Alone(Alone::Own(_))));
     }
 
     #[test]
@@ -160,13 +183,13 @@ mod tests {
         };
         assert!(matches!(
             decide(ANNOTATION_PLACEMENT, "native"),
-            Ok(Plan::Native(_))
+            Ok(Plan::Alone(Alone::Native(_)))
         ));
         assert!(decide(ANNOTATION_PLACEMENT, "resident").is_err());
-        assert_eq!(
+        assert!(matches!(
             decide(ANNOTATION_ISOLATION, "mpk"),
             Err(PlacementError::NoMpk)
-        );
+        ));
         assert!(decide(ANNOTATION_ISOLATION, "none").is_err());
     }
 
@@ -177,10 +200,10 @@ mod tests {
             isolation: IsolationChoice::Mpk,
         };
         let spec = Spec::default();
-        assert_eq!(
+        assert!(matches!(
             plan(&spec, &policy, MpkSupport::Missing),
             Err(PlacementError::NoMpk)
-        );
+        ));
         assert!(plan(&spec, &policy, MpkSupport::Available).is_ok());
     }
 }

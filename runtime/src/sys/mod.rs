@@ -4,12 +4,16 @@
 
 #![allow(unsafe_code)]
 
+pub mod anchor;
 pub mod clock;
 pub mod file;
+pub mod futex;
 pub mod keyring;
 pub mod memory;
 pub mod name_service;
+pub mod pidfd;
 pub mod process;
+pub mod shared_vkernel;
 pub mod signals;
 pub mod terminal;
 pub mod vkernel;

@@ -106,7 +106,9 @@ impl SharedVkernel {
         descriptors: &JoinDescriptors<'_>,
     ) -> Result<(), ReleaseError> {
         let strings = |list: &[String]| -> Result<Vec<CString>, NulError> {
-            list.iter().map(|text| CString::new(text.as_str())).collect()
+            list.iter()
+                .map(|text| CString::new(text.as_str()))
+                .collect()
         };
         let path = CString::new(program.path.as_str())?;
         let (argv, envp) = (strings(&program.argv)?, strings(&program.envp)?);
@@ -157,9 +159,7 @@ impl SharedVkernel {
                     .store(ProcessState::Free as u32, Ordering::Release);
             }
         }
-        header
-            .slots
-            .fetch_and(!(1 << home.slot), Ordering::AcqRel);
+        header.slots.fetch_and(!(1 << home.slot), Ordering::AcqRel);
         self.container(home.container)
             .state
             .store(ContainerState::Free as u32, Ordering::Release);

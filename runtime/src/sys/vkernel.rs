@@ -60,7 +60,7 @@ impl Vkernel {
             auxv: auxv.as_ptr(),
             auxv_len: auxv.len(),
         };
-        check(self.call(Operation::Init, &mut arguments))
+        check(self.call(Operation::Init, &mut arguments)).map(drop)
     }
 
     /// Turns this process into the first process of an own instance. Returns only on failure, with
@@ -78,17 +78,17 @@ impl Vkernel {
         };
         match check(self.call(Operation::RunOwn, &mut arguments)) {
             Err(errno) => errno,
-            Ok(()) => Errno::UnknownErrno,
+            Ok(_) => Errno::UnknownErrno,
         }
     }
 
-    fn call<T>(&self, operation: Operation, arguments: &mut T) -> i64 {
+    pub(super) fn call<T>(&self, operation: Operation, arguments: &mut T) -> i64 {
         (self.entry)(operation as u64, ptr::from_mut(arguments).cast::<c_void>())
     }
 }
 
 /// A NULL-terminated vector of C strings.
-fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+pub(super) fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings
         .iter()
         .map(|string| string.as_ptr())
@@ -96,9 +96,9 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
         .collect()
 }
 
-fn check(answer: i64) -> Result<(), Errno> {
+pub(super) fn check(answer: i64) -> Result<i32, Errno> {
     if answer >= 0 {
-        return Ok(());
+        return i32::try_from(answer).map_err(|_| Errno::EOVERFLOW);
     }
     Err(i32::try_from(-answer).map_or(Errno::UnknownErrno, Errno::from_raw))
 }
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn negative_answers_are_error_numbers() {
-        assert_eq!(check(0), Ok(()));
+        assert_eq!(check(0), Ok(0));
         assert_eq!(check(-2), Err(Errno::ENOENT));
         assert_eq!(check(i64::MIN + 1), Err(Errno::UnknownErrno));
     }

@@ -50,7 +50,7 @@ pub enum ContainerState {
     /// The home task is joining and loading.
     Starting = 2,
     Running = 3,
-    /// Joining or loading failed; `start_error` says why. The home task has gone or is going.
+    /// Joining or loading failed; `start_error` says why. The home task waits as for `Exiting`.
     Failed = 4,
     /// The first process is about to die with `wait_status`, and waits for `release` to become 1, so
     /// that the anchor can leave with that status first.

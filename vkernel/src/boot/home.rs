@@ -190,6 +190,7 @@ extern "C" fn begin_home(area: &'static Area) {
         Err(Errno(errno)) => {
             container.start_error.store(errno, Ordering::Relaxed);
             change_state(container, ContainerState::Failed);
+            wait_for_release(container);
             host::exit_group(127)
         }
     }
@@ -234,7 +235,12 @@ fn announce(process: &Process, wait_status: i32) {
     let container = &header().containers[process.container as usize];
     container.wait_status.store(wait_status, Ordering::Relaxed);
     change_state(container, ContainerState::Exiting);
+    wait_for_release(container);
+}
+
+/// Until the anchor has left: the end of the namespace's first process kills it.
+fn wait_for_release(container: &ContainerRecord) {
     while container.release.load(Ordering::Acquire) == 0 {
-        futex::wait_for(&container.release, 0, LOOK_NS);
+        futex::wait(&container.release, 0);
     }
 }
