@@ -3,8 +3,12 @@
 use super::{CommandError, Context, Outcome};
 use crate::container::cgroup::ContainerCgroup;
 use crate::container::explain::explain;
+use crate::container::facts::Facts;
+use crate::container::fused::{self, FusedError};
 use crate::container::hierarchies::Hierarchies;
 use crate::container::root::Root;
+use crate::group::Group;
+use crate::instance::client::{self, ClientError};
 use libcontainer::container::{Container, ContainerStatus};
 use libcontainer::error::LibcontainerError;
 use std::io;
@@ -43,6 +47,7 @@ pub fn run(context: &Context, arguments: &liboci_cli::Delete) -> Outcome {
 
 pub fn delete(root: &Root, id: &str, running: Running) -> Result<(), CommandError> {
     let directory = root.directory(id)?;
+    let facts = Facts::load(&directory).unwrap_or_default();
     let mut container = match root.load(id) {
         Ok(container) => container,
         // A creation that was killed may have left a directory without a readable state.
@@ -61,6 +66,9 @@ pub fn delete(root: &Root, id: &str, running: Running) -> Result<(), CommandErro
             .into());
         }
     }
+    if let Some(facts) = facts.filter(|facts| facts.shared.is_some()) {
+        leave_group(root, id, &facts);
+    }
     let cgroup = container.spec().ok().map(|config| config.cgroup_path);
     let is_systemds = container.systemd();
     container
@@ -73,6 +81,24 @@ pub fn delete(root: &Root, id: &str, running: Running) -> Result<(), CommandErro
         Hierarchies::of_this_host().remove(&cgroup);
     }
     Ok(())
+}
+
+/// Waits until the group's instance has nothing of the container left, which its cgroups would show.
+/// What is wrong with the instance must not keep the container from being removed.
+fn leave_group(root: &Root, id: &str, facts: &Facts) {
+    let left = || -> Result<(), FusedError> {
+        if let Some(group) = &facts.group {
+            let group = Group::named(group).map_err(ClientError::Group)?;
+            client::remove(&group, fused::name(root, id)?)?;
+        }
+        Ok(())
+    };
+    if let Err(error) = left() {
+        tracing::warn!(
+            "cannot remove {id} from its group: {}",
+            crate::error::chain(&error)
+        );
+    }
 }
 
 fn remove_directory(directory: &Path) -> Result<(), CommandError> {
@@ -92,7 +118,8 @@ fn remove_directory(directory: &Path) -> Result<(), CommandError> {
 fn kill_and_wait(container: &Container) {
     const POLL_INTERVAL: Duration = Duration::from_millis(2);
     const POLLS_MAX: usize = 1000;
-    let killed = ContainerCgroup::of(container).and_then(|cgroup| cgroup.kill_all(libc::SIGKILL));
+    let killed =
+        ContainerCgroup::of(container).and_then(|cgroup| cgroup.kill_all(libc::SIGKILL, None));
     if let Err(error) = killed {
         tracing::debug!(
             "cannot kill the container's processes: {}",

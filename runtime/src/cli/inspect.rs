@@ -4,6 +4,7 @@
 use super::{Context, JsonLayout, Outcome, OutputError, print_json, print_line};
 use crate::container::facts::{Facts, FactsError, Isolation, Placement};
 use crate::container::find::{FindError, find};
+use crate::container::main_process::MainProcess;
 use crate::container::processes::{self, PlacedProcess, ProcessesError};
 use crate::container::root::{Root, RootError};
 use crate::instance::heap_view::{Access, HeapView, HeapViewError};
@@ -49,7 +50,13 @@ pub enum InspectError {
 struct Answer {
     id: String,
     status: String,
+    /// Of the container's first process; 0 if it has stopped.
     pid: i32,
+    /// The process that stands for it to the engine, in a shared instance.
+    anchor_pid: Option<i32>,
+    /// The process whose address space the container's first process runs in.
+    instance_pid: Option<i32>,
+    slot: Option<u32>,
     /// `own`, `shared`, or none for a native container.
     instance: Option<&'static str>,
     group: Option<String>,
@@ -100,9 +107,9 @@ pub fn run(context: &Context, arguments: &Inspect) -> Outcome {
 fn inspect(root: &Root, id: &str) -> Result<Answer, InspectError> {
     let container = root.load(id)?;
     let facts = Facts::load(&container.root)?;
-    let pid = container
-        .pid()
-        .filter(|_| container.status() != ContainerStatus::Stopped);
+    let main = MainProcess::of(&container);
+    let pid = main.map(|main| main.pid);
+    let shared = facts.as_ref().and_then(|facts| facts.shared);
     let heap = match pid {
         Some(pid) => HeapView::of(pid, Access::Read)?,
         None => None,
@@ -120,6 +127,11 @@ fn inspect(root: &Root, id: &str) -> Result<Answer, InspectError> {
         id: id.to_owned(),
         status: container.status().to_string().to_lowercase(),
         pid: pid.map_or(0, Pid::as_raw),
+        anchor_pid: main.and_then(|main| main.anchor).map(Pid::as_raw),
+        instance_pid: shared
+            .map(|shared| shared.instance_pid)
+            .or(pid.filter(|_| kind.is_some()).map(Pid::as_raw)),
+        slot: shared.map(|shared| shared.slot),
         instance: kind.map(|kind| match kind {
             InstanceKind::Own => "own",
             InstanceKind::Shared => "shared",
@@ -140,8 +152,8 @@ fn sharers(root: &Root, container: &Container, pid: Pid) -> Vec<String> {
         id != container.id()
             && root.load(id).is_ok_and(|other| {
                 other.status() != ContainerStatus::Stopped
-                    && other.pid().is_some_and(|other| {
-                        sys::process::share_address_space(pid, other) == Ok(true)
+                    && MainProcess::of(&other).is_some_and(|other| {
+                        sys::process::share_address_space(pid, other.pid) == Ok(true)
                     })
             })
     });
@@ -169,12 +181,15 @@ fn answer_for(process: PlacedProcess) -> ProcessAnswer {
 }
 
 fn print_text(answer: &Answer) -> Result<(), OutputError> {
+    let number = |pid: Option<i32>| pid.map_or_else(|| "none".to_owned(), |pid| pid.to_string());
     let or_none = |text: Option<&str>| text.unwrap_or("none").to_owned();
     let sharers = answer.shares_address_space_with.join(", ");
     let rows = [
         ["container", &answer.id],
         ["status", &answer.status],
         ["pid", &answer.pid.to_string()],
+        ["anchor pid", &number(answer.anchor_pid)],
+        ["instance pid", &number(answer.instance_pid)],
         ["instance", &or_none(answer.instance)],
         ["group", &or_none(answer.group.as_deref())],
         [

@@ -2,8 +2,7 @@
 
 use super::{Context, Outcome};
 use crate::container::cgroup::ContainerCgroup;
-use crate::container::facts::Facts;
-use crate::container::process_start_time;
+use crate::container::main_process::MainProcess;
 use crate::sys;
 use clap::Args;
 use libcontainer::container::{Container, ContainerStatus};
@@ -42,7 +41,10 @@ pub fn run(context: &Context, arguments: &Kill) -> Outcome {
     let signal = parse_signal(&arguments.signal)?;
     let container = context.root.load(&arguments.container_id)?;
     if arguments.all {
-        ContainerCgroup::of(&container)?.kill_all(signal)?;
+        // The anchor would pass the signal on to a process that gets it anyway.
+        let anchor = MainProcess::of(&container).and_then(|main| main.anchor);
+        let spared = anchor.filter(|_| signal != libc::SIGKILL);
+        ContainerCgroup::of(&container)?.kill_all(signal, spared)?;
         return Ok(0);
     }
     send(&container, signal)?;
@@ -54,11 +56,11 @@ pub fn run(context: &Context, arguments: &Kill) -> Outcome {
 }
 
 fn send(container: &Container, signal: i32) -> Result<(), KillError> {
-    let pid = container
-        .pid()
-        .filter(|_| container.status() != ContainerStatus::Stopped)
-        .filter(|pid| is_same_process(container, *pid))
-        .ok_or(KillError::NotRunning)?;
+    let main = MainProcess::of(container).ok_or(KillError::NotRunning)?;
+    let pid = match container.status() {
+        ContainerStatus::Created => main.seen(),
+        _ => main.pid,
+    };
     match sys::process::kill(pid, signal) {
         Ok(()) => Ok(()),
         Err(Errno::ESRCH) => Err(KillError::NotRunning),
@@ -67,17 +69,6 @@ fn send(container: &Container, signal: i32) -> Result<(), KillError> {
             pid,
             source,
         }),
-    }
-}
-
-/// Whether `pid` still is the container's first process and not a stranger that was given its number.
-fn is_same_process(container: &Container, pid: Pid) -> bool {
-    match Facts::load(&container.root) {
-        Ok(Some(Facts {
-            start_time: Some(expected),
-            ..
-        })) => process_start_time(pid) == Some(expected),
-        _ => true,
     }
 }
 

@@ -2,6 +2,8 @@
 
 use super::{Context, JsonLayout, Outcome, print_json, print_line};
 use crate::container::cgroup::ContainerCgroup;
+use crate::container::main_process::MainProcess;
+use nix::unistd::Pid;
 use std::collections::HashSet;
 use std::process::Command;
 
@@ -20,7 +22,12 @@ pub enum PsError {
 pub fn run(context: &Context, arguments: &liboci_cli::Ps) -> Outcome {
     let container = context.root.load(&arguments.container_id)?;
     let pids = ContainerCgroup::of(&container)?.pids()?;
-    let pids: Vec<i32> = pids.into_iter().map(|pid| pid.as_raw()).collect();
+    let anchor = MainProcess::of(&container).and_then(|main| main.anchor);
+    let pids: Vec<i32> = pids
+        .into_iter()
+        .filter(|pid| Some(*pid) != anchor)
+        .map(Pid::as_raw)
+        .collect();
     match arguments.format.as_str() {
         "json" => print_json(&pids, JsonLayout::Compact)?,
         "table" => print_line(&table(&pids, &arguments.ps_options)?)?,

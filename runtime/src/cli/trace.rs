@@ -2,6 +2,7 @@
 
 use super::{Context, Outcome, OutputError, print_line};
 use crate::container::find::{FindError, find};
+use crate::container::main_process::MainProcess;
 use crate::container::processes;
 use crate::container::root::RootError;
 use crate::executor::lookup::errno_text;
@@ -10,7 +11,6 @@ use crate::instance::heap_view::{
 };
 use crate::sys::clock::CycleClock;
 use clap::Args;
-use libcontainer::container::ContainerStatus;
 use libseccomp::ScmpSyscall;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -63,11 +63,8 @@ fn trace(context: &Context, arguments: &Trace) -> Result<u8, TraceError> {
     let (root, id) = find(&context.root, context.root_named, &arguments.container_id)?;
     let id = id.as_str();
     let container = root.load(id)?;
-    let pid = container
-        .pid()
-        .filter(|_| container.status() != ContainerStatus::Stopped)
-        .ok_or_else(|| TraceError::NotRunning(id.to_owned()))?;
-    let heap = HeapView::of(pid, Access::ReadAndWrite)?
+    let main = MainProcess::of(&container).ok_or_else(|| TraceError::NotRunning(id.to_owned()))?;
+    let heap = HeapView::of(main.pid, Access::ReadAndWrite)?
         .ok_or_else(|| TraceError::Native(id.to_owned()))?;
     if arguments.summary && arguments.count.is_none() {
         summarise_counters(&heap, id)?;

@@ -77,8 +77,8 @@ impl ContainerCgroup {
         use_manager(&self.manager).map_err(|source| self.failed(source))
     }
 
-    /// Sends `signal` to every process while none of them can fork away.
-    pub fn kill_all(&self, signal: i32) -> Result<(), CgroupError> {
+    /// Sends `signal` to every process but `spared` while none of them can fork away.
+    pub fn kill_all(&self, signal: i32, spared: Option<Pid>) -> Result<(), CgroupError> {
         // Without a freezer a process that forks at the same moment may escape one round; the kill of
         // the pid namespace's first process still gets it.
         if let Err(error) = self.manager.freeze(FreezerState::Frozen) {
@@ -86,6 +86,7 @@ impl ContainerCgroup {
         }
         let outcome = self.pids().and_then(|pids| {
             pids.into_iter()
+                .filter(|pid| Some(*pid) != spared)
                 .try_for_each(|pid| match kill(pid, signal) {
                     Ok(()) | Err(Errno::ESRCH) => Ok(()),
                     Err(source) => Err(CgroupError::Kill {

@@ -15,6 +15,7 @@ pub mod find;
 pub mod foreground;
 pub mod fused;
 pub mod hierarchies;
+pub mod main_process;
 pub mod processes;
 pub mod root;
 pub mod users;

@@ -2,6 +2,7 @@
 
 use super::cgroup::{CgroupError, ContainerCgroup};
 use super::facts::Placement;
+use super::main_process::MainProcess;
 use crate::instance::heap_view::{Counters, HeapView, HeapViewError, ProcessView};
 use libcontainer::container::Container;
 use nix::unistd::Pid;
@@ -37,7 +38,10 @@ pub fn of(
         Some(heap) => of_container(heap, container.id())?,
         None => Vec::new(),
     };
+    let main = MainProcess::of(container);
+    let anchor = main.and_then(|main| main.anchor);
     let mut pids = ContainerCgroup::of(container)?.pids()?;
+    pids.retain(|pid| Some(*pid) != anchor);
     pids.sort();
     let mut processes = Vec::with_capacity(pids.len());
     for pid in pids {
@@ -45,7 +49,7 @@ pub fn of(
             continue;
         };
         let view = known.iter().find(|view| view.pid == container_pid).cloned();
-        let is_first = container.pid() == Some(pid);
+        let is_first = main.is_some_and(|main| main.pid == pid);
         let (placement, reason) = placement(view.as_ref(), first_reason.filter(|_| is_first));
         let vkernel = match (view, heap) {
             (Some(view), Some(heap)) if placement != Placement::Native => {
