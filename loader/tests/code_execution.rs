@@ -2,192 +2,24 @@
 //!
 //! Random fragments with one `syscall` are run twice at the same address: as they are (the number
 //! is one that Linux does not know, so the kernel answers -ENOSYS), and patched, with a gate that
-//! gives the same answer. All registers but r11, the flags and the memory must be equal after it.
-//! Neighbours: `code_rules.rs` checks the same rules by decoding.
+//! gives the same answer. All registers, the flags and the memory must be equal after it, and so
+//! when a thread does not come through the call but to one of the instructions behind it.
+//! Neighbours: `code_rules.rs` and `code_displaced.rs` check the same rules by decoding.
 
-use std::arch::{asm, global_asm};
-use std::sync::Mutex;
+#[path = "common/machine.rs"]
+mod machine;
 
-use iced_x86::{Decoder, DecoderOptions, InstructionInfoFactory, Mnemonic, OpKind, Register};
+use iced_x86::{
+    Decoder, DecoderOptions, FlowControl, InstructionInfoFactory, Mnemonic, OpKind, Register,
+};
+use machine::{
+    CODE, DATA, DATA_LEN, DATA_MIDDLE, Landing, Machine, RCX, REGION, REGION_LEN, RSP, Seen, State,
+    loader_test_exit, loader_test_gate,
+};
 use pegasus_loader::code::{self, Form, UNDEFINED_OPCODES, placements};
 
 /// A number no kernel serves.
 const NR: u64 = 0x1234;
-
-const REGION: u64 = 0x2a00_0000_0000;
-const REGION_LEN: u64 = 4 << 20;
-/// Code is written here, far enough inside the region for trampolines on both sides.
-const CODE: u64 = REGION + 0x20_0000;
-/// What the fragment's pointers point to: the middle of some memory below 4 GiB.
-const DATA: u64 = 0x1_6000_0000;
-const DATA_LEN: usize = 0x4000;
-const DATA_MIDDLE: u64 = DATA + DATA_LEN as u64 / 2;
-
-const RCX: usize = 1;
-const RSP: usize = 4;
-const R11: usize = 11;
-
-/// Registers in encoding order, then the flags. `run_state` in the assembly below has its layout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-struct State {
-    registers: [u64; 16],
-    flags: u64,
-}
-
-// loader_test_run: loads run_state, jumps to run_target; the fragment ends with a jump to
-// loader_test_exit, which stores run_state and returns to the caller on the caller's stack.
-global_asm!(
-    r#"
-    .local run_state, run_target, run_host_rsp, gate_rcx, gate_r11
-    .comm run_state, 136, 16
-    .comm run_target, 8, 8
-    .comm run_host_rsp, 8, 8
-    .comm gate_rcx, 8, 8
-    .comm gate_r11, 8, 8
-    .text
-loader_test_run:
-    push rbx
-    push rbp
-    push r12
-    push r13
-    push r14
-    push r15
-    push rdi
-    mov [rip + run_target], rsi
-    mov qword ptr [rip + gate_rcx], 0
-    mov qword ptr [rip + gate_r11], 0
-    mov [rip + run_host_rsp], rsp
-    lea rsi, [rip + run_state]
-    xchg rsi, rdi
-    mov ecx, 17
-    rep movsq
-    push qword ptr [rip + run_state + 128]
-    popfq
-    mov rax, [rip + run_state]
-    mov rcx, [rip + run_state + 8]
-    mov rdx, [rip + run_state + 16]
-    mov rbx, [rip + run_state + 24]
-    mov rsp, [rip + run_state + 32]
-    mov rbp, [rip + run_state + 40]
-    mov rsi, [rip + run_state + 48]
-    mov rdi, [rip + run_state + 56]
-    mov r8, [rip + run_state + 64]
-    mov r9, [rip + run_state + 72]
-    mov r10, [rip + run_state + 80]
-    mov r11, [rip + run_state + 88]
-    mov r12, [rip + run_state + 96]
-    mov r13, [rip + run_state + 104]
-    mov r14, [rip + run_state + 112]
-    mov r15, [rip + run_state + 120]
-    jmp qword ptr [rip + run_target]
-loader_test_exit:
-    mov [rip + run_state], rax
-    mov [rip + run_state + 8], rcx
-    mov [rip + run_state + 16], rdx
-    mov [rip + run_state + 24], rbx
-    mov [rip + run_state + 32], rsp
-    mov [rip + run_state + 40], rbp
-    mov [rip + run_state + 48], rsi
-    mov [rip + run_state + 56], rdi
-    mov [rip + run_state + 64], r8
-    mov [rip + run_state + 72], r9
-    mov [rip + run_state + 80], r10
-    mov [rip + run_state + 88], r11
-    mov [rip + run_state + 96], r12
-    mov [rip + run_state + 104], r13
-    mov [rip + run_state + 112], r14
-    mov [rip + run_state + 120], r15
-    mov rsp, [rip + run_host_rsp]
-    pushfq
-    pop qword ptr [rip + run_state + 128]
-    cld
-    pop rdi
-    lea rsi, [rip + run_state]
-    mov ecx, 17
-    rep movsq
-    mov rax, [rip + gate_rcx]
-    mov rdx, [rip + gate_r11]
-    pop r15
-    pop r14
-    pop r13
-    pop r12
-    pop rbp
-    pop rbx
-    ret
-loader_test_gate:
-    mov [rip + gate_rcx], rcx
-    mov [rip + gate_r11], r11
-    mov rax, -38
-    jmp r11
-"#
-);
-
-/// What the gate saw: rcx and r11. Zeros if it was not reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-struct Seen {
-    rcx: u64,
-    r11: u64,
-}
-
-unsafe extern "C" {
-    fn loader_test_run(state: *mut State, target: u64) -> Seen;
-    fn loader_test_exit();
-    fn loader_test_gate();
-}
-
-/// One user of the fixed addresses and of the assembly's variables at a time.
-static MACHINE: Mutex<()> = Mutex::new(());
-
-struct Machine {
-    _only: std::sync::MutexGuard<'static, ()>,
-}
-
-impl Machine {
-    fn new() -> Self {
-        let only = MACHINE
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        map(REGION, REGION_LEN as usize);
-        map(DATA, DATA_LEN);
-        Self { _only: only }
-    }
-
-    fn memory(&mut self, addr: u64, len: usize) -> &mut [u8] {
-        let inside = |from: u64, size: u64| addr >= from && addr + len as u64 <= from + size;
-        assert!(inside(REGION, REGION_LEN) || inside(DATA, DATA_LEN as u64));
-        // SAFETY: `new` mapped this range readable and writable, nothing else uses it (the lock),
-        // and the borrow of `self` keeps fragments from running meanwhile.
-        unsafe { std::slice::from_raw_parts_mut(addr as *mut u8, len) }
-    }
-
-    fn write(&mut self, addr: u64, bytes: &[u8]) {
-        self.memory(addr, bytes.len()).copy_from_slice(bytes);
-    }
-
-    /// Runs the code at `target` from `state` with `data` as memory.
-    fn run(&mut self, target: u64, mut state: State, data: &[u8]) -> (State, Vec<u8>, Seen) {
-        self.write(DATA, data);
-        // SAFETY: the fragment at `target` was chosen to touch only the data memory and to end in
-        // a jump to `loader_test_exit`; the assembly saves what the C ABI wants saved.
-        let seen = unsafe { loader_test_run(&raw mut state, target) };
-        (state, self.memory(DATA, DATA_LEN).to_vec(), seen)
-    }
-}
-
-/// Maps fresh anonymous memory, readable, writable and executable, at `addr`.
-fn map(addr: u64, len: usize) {
-    let (prot, flags) = (7u64, 0x22u64 | 0x10);
-    let result: i64;
-    // SAFETY: mmap(MAP_PRIVATE|MAP_ANONYMOUS|MAP_FIXED) of addresses that only this test uses.
-    unsafe {
-        asm!("syscall", inlateout("rax") 9i64 => result, in("rdi") addr, in("rsi") len,
-             in("rdx") prot, in("r10") flags, in("r8") -1i64, in("r9") 0,
-             lateout("rcx") _, lateout("r11") _);
-    }
-    assert_eq!(result, addr as i64, "mmap failed");
-}
 
 /// A small generator: the same fragments in every run.
 struct Random(u64);
@@ -232,16 +64,18 @@ impl Random {
         bytes.try_into().unwrap()
     }
 
-    /// An instruction that `analyse` would move and that is harmless to run with registers that
-    /// all point into the data memory.
+    /// A long instruction that `analyse` would move and that is harmless to run with registers
+    /// that all point into the data memory.
     fn harmless_insn(&mut self) -> Vec<u8> {
         loop {
             let bytes = self.insn_bytes();
             let after = [&[0x0f, 0x05], &bytes[..]].concat();
             if let Ok(Form::DisplacedAfter { moved }) = code::analyse(&[], &after, NR)
-                && is_harmless(moved.bytes())
+                && let Some(first) = moved.insns().next()
+                && first.len() >= 3
+                && is_harmless(first.bytes())
             {
-                return moved.bytes().to_vec();
+                return first.bytes().to_vec();
             }
         }
     }
@@ -260,6 +94,9 @@ impl Random {
 /// different, is not touched, nor rcx, which is the address of the code.
 fn is_harmless(bytes: &[u8]) -> bool {
     let insn = Decoder::new(64, bytes, DecoderOptions::NONE).decode();
+    if insn.flow_control() != FlowControl::Next {
+        return false;
+    }
     let mut factory = InstructionInfoFactory::new();
     let info = factory.info(&insn);
     let registers_fit = info.used_registers().iter().all(|used| {
@@ -290,87 +127,286 @@ fn keeps_pointers(bytes: &[u8]) -> bool {
         .all(|used| used.access() == iced_x86::OpAccess::Read)
 }
 
+/// Code with one site. Every way out of it goes through a block that sets r11 to a mark of its own.
 struct Fragment {
     bytes: Vec<u8>,
+    entry: u64,
     site: u64,
-}
-
-fn fragment(random: &mut Random, form: Kind) -> Fragment {
-    let mut bytes = vec![0x90; 16];
-    for _ in 0..random.below(3) {
-        let insn = random.harmless_insn();
-        if keeps_pointers(&insn) {
-            bytes.extend(insn);
-        }
-    }
-    match form {
-        Kind::MovEax => bytes.extend([0xb8, NR as u8, (NR >> 8) as u8, 0, 0]),
-        Kind::MovRax => bytes.extend([0x48, 0xc7, 0xc0, NR as u8, (NR >> 8) as u8, 0, 0]),
-        // mov $0,%eax; mov $nr,%ax: a number that no form recognises.
-        Kind::Displaced => {
-            bytes.extend([0xb8, 0, 0, 0, 0, 0x66, 0xb8, NR as u8, (NR >> 8) as u8]);
-        }
-    }
-    let site = CODE + bytes.len() as u64;
-    bytes.extend([0x0f, 0x05]);
-    // rax is no pointer after the call, so only what does not use it as one may follow.
-    loop {
-        let insn = random.harmless_insn();
-        if !uses_rax_as_base(&insn) {
-            bytes.extend(insn);
-            break;
-        }
-    }
-    bytes.extend([0xff, 0x25, 0, 0, 0, 0]);
-    bytes.extend((loader_test_exit as *const () as u64).to_le_bytes());
-    Fragment { bytes, site }
-}
-
-fn uses_rax_as_base(bytes: &[u8]) -> bool {
-    let insn = Decoder::new(64, bytes, DecoderOptions::NONE).decode();
-    let mut factory = InstructionInfoFactory::new();
-    let memory = factory.info(&insn).used_memory();
-    memory
-        .iter()
-        .any(|m| m.base().full_register() == Register::RAX)
+    /// The way out that a `ret` is to take.
+    return_to: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     MovEax,
     MovRax,
-    Displaced,
+    /// One long instruction after the site.
+    One,
+    /// Several instructions after the site.
+    Several,
 }
 
-fn compare(machine: &mut Machine, random: &mut Random, kind: Kind) -> bool {
-    let Fragment { bytes, site } = fragment(random, kind);
-    let state = random.state();
-    let data: Vec<u8> = (0..DATA_LEN).map(|_| random.next() as u8).collect();
+const EXIT_LEN: u64 = 20;
+/// The first instruction; before it is a way out.
+const ENTRY: u64 = CODE + 0x20;
+/// What instructions with memory relative to themselves use: some bytes before the code.
+const RELATIVE: u64 = CODE - 0x1000;
+const RELATIVE_LEN: usize = 64;
+
+/// Sets r11 to `mark` and leaves.
+fn exit_block(mark: u32) -> Vec<u8> {
+    let mut bytes = vec![0x41, 0xbb];
+    bytes.extend(mark.to_le_bytes());
+    bytes.extend([0xff, 0x25, 0, 0, 0, 0]);
+    bytes.extend((loader_test_exit as *const () as u64).to_le_bytes());
+    assert_eq!(bytes.len() as u64, EXIT_LEN);
+    bytes
+}
+
+fn fragment(random: &mut Random, kind: Kind) -> Fragment {
+    let mut bytes = exit_block(1);
+    bytes.resize((ENTRY - CODE) as usize + 16, 0x90);
+    // Not where a `ret` may follow, whose address on the stack they might overwrite.
+    let before = if kind == Kind::Several { 0 } else { 3 };
+    for _ in 0..random.below(before.max(1)) {
+        let insn = random.harmless_insn();
+        if keeps_pointers(&insn) {
+            bytes.extend(insn);
+        }
+    }
+    match kind {
+        Kind::MovEax => bytes.extend([0xb8, NR as u8, (NR >> 8) as u8, 0, 0]),
+        Kind::MovRax => bytes.extend([0x48, 0xc7, 0xc0, NR as u8, (NR >> 8) as u8, 0, 0]),
+        // mov $0,%eax; mov $nr,%ax: a number that no form recognises.
+        Kind::One | Kind::Several => {
+            bytes.extend([0xb8, 0, 0, 0, 0, 0x66, 0xb8, NR as u8, (NR >> 8) as u8]);
+        }
+    }
+    let site = CODE + bytes.len() as u64;
+    bytes.extend([0x0f, 0x05]);
+    if kind == Kind::Several {
+        bytes.extend(several(random, site));
+    } else {
+        // rax is no pointer after the call, so only what does not use it as one may follow.
+        bytes.extend(long_insn(random, &[Register::RAX]));
+    }
+    bytes.extend(exit_block(2));
+    let return_to = CODE + bytes.len() as u64;
+    bytes.extend(exit_block(3));
+    Fragment {
+        bytes,
+        entry: ENTRY,
+        site,
+        return_to,
+    }
+}
+
+/// A long harmless instruction that does not use the memory that `no_pointers` point to.
+fn long_insn(random: &mut Random, no_pointers: &[Register]) -> Vec<u8> {
+    loop {
+        let bytes = random.harmless_insn();
+        let insn = Decoder::new(64, &bytes, DecoderOptions::NONE).decode();
+        let mut factory = InstructionInfoFactory::new();
+        let mut memory = factory.info(&insn).used_memory().iter();
+        if !memory.any(|m| no_pointers.contains(&m.base().full_register())) {
+            return bytes;
+        }
+    }
+}
+
+/// What may stand behind a site: bytes, and perhaps a distance to be filled in.
+enum Piece {
+    Plain(Vec<u8>),
+    /// An opcode, the length of the distance, and what the distance is to.
+    Jump(Vec<u8>, usize, Exit),
+    /// An opcode and a ModRM byte, and the immediate after the distance to [`RELATIVE`].
+    Relative(Vec<u8>, Vec<u8>),
+}
+
+#[derive(Clone, Copy)]
+enum Exit {
+    Before,
+    Behind,
+    FurtherBehind,
+}
+
+impl Piece {
+    fn len(&self) -> u64 {
+        let len = match self {
+            Piece::Plain(bytes) => bytes.len(),
+            Piece::Jump(opcode, distance_len, _) => opcode.len() + distance_len,
+            Piece::Relative(opcode, immediate) => opcode.len() + 4 + immediate.len(),
+        };
+        len as u64
+    }
+
+    fn random(random: &mut Random) -> Piece {
+        let condition = random.below(16) as u8;
+        let exit = random.pick(&[Exit::Before, Exit::Behind, Exit::FurtherBehind]);
+        match random.below(12) {
+            0 => Piece::Plain(vec![0xc3]),
+            1 => Piece::Jump(vec![0x70 | condition], 1, Exit::FurtherBehind),
+            2 => Piece::Jump(vec![0x0f, 0x80 | condition], 4, exit),
+            3 => Piece::Jump(vec![0xeb], 1, Exit::FurtherBehind),
+            4 => Piece::Jump(vec![0xe9], 4, exit),
+            5 => Piece::Relative(random.pick(&RELATIVES).to_vec(), vec![]),
+            6 => Piece::Relative(vec![0x66, 0xc7, 0x05], vec![0x34, 0x12]),
+            7 => Piece::Relative(vec![0x83, 0x3d], vec![0x04]),
+            8 => Piece::Plain(long_insn(random, &CLOBBERED)),
+            _ => Piece::Plain(random.pick(&SHORTS).to_vec()),
+        }
+    }
+}
+
+/// mov …(%rip),%eax; mov %rsi,…(%rip); lea …(%rip),%rdx; movzbl …(%rip),%edi.
+const RELATIVES: [&[u8]; 4] = [
+    &[0x8b, 0x05],
+    &[0x48, 0x89, 0x35],
+    &[0x48, 0x8d, 0x15],
+    &[0x0f, 0xb6, 0x3d],
+];
+/// Instructions of one or two bytes that use registers only.
+const SHORTS: [&[u8]; 12] = [
+    &[0x90],
+    &[0x66, 0x90],
+    &[0x98],
+    &[0x99],
+    &[0x48, 0x98],
+    &[0x89, 0xc7],
+    &[0x85, 0xc0],
+    &[0xf7, 0xd8],
+    &[0x31, 0xd2],
+    &[0x3c, 0xda],
+    &[0x53],
+    &[0x5b],
+];
+/// What the above change.
+const CLOBBERED: [Register; 4] = [Register::RAX, Register::RDX, Register::RDI, Register::RBX];
+
+/// Two or three instructions that are displaced together.
+fn several(random: &mut Random, site: u64) -> Vec<u8> {
+    loop {
+        let mut pieces = Vec::new();
+        let mut len = 0;
+        while len < 3 {
+            let piece = Piece::random(random);
+            len += piece.len();
+            pieces.push(piece);
+        }
+        let has = |byte: u8| {
+            let mut plain = pieces.iter();
+            plain.any(|p| matches!(p, Piece::Plain(bytes) if bytes[0] == byte))
+        };
+        let returns_to_a_push = has(0xc3) && (has(0x53) || has(0x5b));
+        let bytes = laid_out(&pieces, site + 2, len);
+        let after = [&[0x0f, 0x05], &bytes[..]].concat();
+        if pieces.len() > 1 && !returns_to_a_push && code::analyse(&[], &after, NR).is_ok() {
+            return bytes;
+        }
+    }
+}
+
+fn laid_out(pieces: &[Piece], begin: u64, len: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for piece in pieces {
+        let end = begin + bytes.len() as u64 + piece.len();
+        match piece {
+            Piece::Plain(plain) => bytes.extend(plain),
+            Piece::Jump(opcode, distance_len, exit) => {
+                let to = match exit {
+                    Exit::Before => CODE,
+                    Exit::Behind => begin + len,
+                    Exit::FurtherBehind => begin + len + EXIT_LEN,
+                };
+                bytes.extend(opcode);
+                bytes.extend(&to.wrapping_sub(end).to_le_bytes()[..*distance_len]);
+            }
+            Piece::Relative(opcode, immediate) => {
+                bytes.extend(opcode);
+                bytes.extend(&RELATIVE.wrapping_sub(end).to_le_bytes()[..4]);
+                bytes.extend(immediate);
+            }
+        }
+    }
+    assert_eq!(bytes.len() as u64, len);
+    bytes
+}
+
+/// What a run leaves: registers and flags, memory, and what the gate saw.
+type Outcome = (State, Vec<u8>, Vec<u8>, Seen);
+
+/// One fragment with everything it starts from.
+struct Trial {
+    fragment: Fragment,
+    state: State,
+    data: Vec<u8>,
+    relative: Vec<u8>,
+}
+
+impl Trial {
+    fn new(random: &mut Random, kind: Kind) -> Trial {
+        let fragment = fragment(random, kind);
+        let state = random.state();
+        let mut data: Vec<u8> = (0..DATA_LEN).map(|_| random.next() as u8).collect();
+        let top = (state.registers[RSP] - DATA) as usize;
+        data[top..top + 8].copy_from_slice(&fragment.return_to.to_le_bytes());
+        let relative = (0..RELATIVE_LEN).map(|_| random.next() as u8).collect();
+        Trial {
+            fragment,
+            state,
+            data,
+            relative,
+        }
+    }
+
+    /// Through the call.
+    fn run(&self, machine: &mut Machine) -> Outcome {
+        machine.write(RELATIVE, &self.relative);
+        let (state, data, seen) = machine.run(self.fragment.entry, self.state, &self.data);
+        let relative = machine.memory(RELATIVE, RELATIVE_LEN).to_vec();
+        (state, data, relative, seen)
+    }
+
+    /// To an address behind the call; if it has been patched, `to` is where that resumes.
+    fn land(&self, machine: &mut Machine, from: u64, to: Option<u64>) -> Outcome {
+        let mut state = self.state;
+        // As after a call.
+        state.registers[0] = -38i64 as u64;
+        machine.write(RELATIVE, &self.relative);
+        let (state, data) = match to {
+            Some(to) => machine.land(Landing { from, to }, state, &self.data),
+            None => {
+                let (state, data, _) = machine.run(from, state, &self.data);
+                (state, data)
+            }
+        };
+        let relative = machine.memory(RELATIVE, RELATIVE_LEN).to_vec();
+        (state, data, relative, Seen { rcx: 0, r11: 0 })
+    }
+}
+
+/// Runs a random fragment as it is and rewritten, and gives its form.
+fn compare(machine: &mut Machine, random: &mut Random, kind: Kind) -> Form {
+    let trial = Trial::new(random, kind);
+    let Fragment { bytes, site, .. } = &trial.fragment;
+    let (bytes, site) = (bytes.as_slice(), *site);
     let offset = (site - CODE) as usize;
     let form = match code::analyse(&bytes[..offset], &bytes[offset..], NR) {
         Ok(form) => form,
         Err(refusal) => panic!("{refusal:?}: {bytes:02x?}"),
     };
-    // The last byte of the instruction before may look like a prefix: then it is the other form.
-    let as_wanted = matches!(form, Form::DisplacedAfter { .. }) == (kind == Kind::Displaced);
 
-    machine.write(CODE, &bytes);
-    let (original, original_data, unseen) = machine.run(CODE, state, &data);
-    assert_eq!(unseen, Seen { rcx: 0, r11: 0 });
-    assert_eq!(original.registers[RCX], site + 2, "the kernel's own rcx");
+    machine.write(CODE, bytes);
+    let mut original = trial.run(machine);
+    assert_eq!(original.3, Seen { rcx: 0, r11: 0 });
+    assert_eq!(original.0.registers[RCX], site + 2, "the kernel's own rcx");
+    let starts: Vec<u64> = form.displaced_starts().collect();
+    let landed: Vec<Outcome> = starts
+        .iter()
+        .map(|start| trial.land(machine, site + start, None))
+        .collect();
 
-    let nth = random.below(60) as usize;
-    let (low, high) = (REGION, REGION + REGION_LEN);
-    // Not over the code itself.
-    let free = |w: &code::Window| w.end + 64 <= CODE || w.start >= CODE + 0x1000;
-    let all = placements(&form, site, low, high);
-    let trampoline = match form {
-        Form::MovBefore { .. } => REGION + random.below(0x1f_0000),
-        Form::DisplacedAfter { .. } => {
-            let window = all.filter(free).nth(nth).expect("a window");
-            window.start + random.below(window.end - window.start)
-        }
-    };
+    let trampoline = some_place(random, &form, site);
     let gate = loader_test_gate as *const () as u64;
     let emitted = form.emit(site, trampoline, gate).unwrap();
     let patch = form.patch(site, trampoline).unwrap();
@@ -378,42 +414,58 @@ fn compare(machine: &mut Machine, random: &mut Random, kind: Kind) -> bool {
     assert_eq!(machine.memory(saved.addr, 5), saved.bytes);
     machine.write(trampoline, emitted.bytes());
     machine.write(patch.addr, &patch.bytes);
-    let (rewritten, rewritten_data, seen) = machine.run(CODE, state, &data);
-
     let resume = emitted.displaced_at.unwrap_or(site + 2);
-    assert_eq!(
-        seen,
-        Seen {
-            rcx: site + 2,
-            r11: resume
-        },
-        "{kind:?}: {bytes:02x?}"
-    );
-    let visible = |mut state: State| {
-        state.registers[R11] = 0;
-        state
+    original.3 = Seen {
+        rcx: site + 2,
+        r11: resume,
     };
-    assert_eq!(
-        visible(original),
-        visible(rewritten),
-        "{kind:?}: {bytes:02x?}"
-    );
+    let rewritten = trial.run(machine);
     assert!(
-        original_data == rewritten_data,
-        "{kind:?}: memory differs: {bytes:02x?}"
+        original == rewritten,
+        "{form:?}: {:x?}, {:x?}: {bytes:02x?}",
+        original.0,
+        rewritten.0
     );
-    assert_eq!(original.registers[RSP], state.registers[RSP]);
-    as_wanted
+    for (start, original) in starts.iter().zip(landed) {
+        let to = form.displaced_at(trampoline, *start);
+        let rewritten = trial.land(machine, site + start, to);
+        assert!(
+            original == rewritten,
+            "{form:?} at {start}: {:x?}, {:x?}: {bytes:02x?}",
+            original.0,
+            rewritten.0
+        );
+    }
+    form
+}
+
+/// An address for a trampoline, not over the code itself.
+fn some_place(random: &mut Random, form: &Form, site: u64) -> u64 {
+    let nth = random.below(60) as usize;
+    let free = |w: &code::Window| w.end + 64 <= CODE - 0x2000 || w.start >= CODE + 0x1000;
+    match form {
+        Form::MovBefore { .. } => REGION + random.below(REGION_LEN / 2 - 0x1_0000),
+        Form::DisplacedAfter { .. } => {
+            let all = placements(form, site, REGION, REGION + REGION_LEN);
+            let window = all.filter(free).nth(nth).expect("a window");
+            window.start + random.below(window.end - window.start)
+        }
+    }
 }
 
 #[test]
 fn rewritten_fragments_behave_as_the_originals() {
     let mut machine = Machine::new();
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    for kind in [Kind::MovEax, Kind::MovRax, Kind::Displaced] {
-        let rounds = if kind == Kind::Displaced { 4000 } else { 500 };
+    for kind in [Kind::MovEax, Kind::MovRax, Kind::One] {
+        let rounds = if kind == Kind::One { 4000 } else { 500 };
         let wanted = (0..rounds)
-            .filter(|_| compare(&mut machine, &mut random, kind))
+            .filter(|_| {
+                let form = compare(&mut machine, &mut random, kind);
+                // The last byte of the instruction before may look like a prefix: then it is the
+                // other form.
+                matches!(form, Form::DisplacedAfter { .. }) == (kind == Kind::One)
+            })
             .count();
         assert!(
             wanted * 2 > rounds,
@@ -423,11 +475,26 @@ fn rewritten_fragments_behave_as_the_originals() {
 }
 
 #[test]
+fn displaced_sequences_behave_as_the_originals() {
+    let mut machine = Machine::new();
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let mut seen = std::collections::BTreeMap::new();
+    for _ in 0..6000 {
+        let form = compare(&mut machine, &mut random, Kind::Several);
+        let starts: Vec<u64> = form.displaced_starts().collect();
+        *seen.entry(starts).or_insert(0) += 1;
+    }
+    for starts in [&[2, 3][..], &[2, 4], &[2, 3, 4]] {
+        assert!(seen.get(starts).is_some_and(|n| *n > 300), "{seen:?}");
+    }
+}
+
+#[test]
 fn the_syscall_behind_a_patched_mov_still_is_one() {
     let mut machine = Machine::new();
     let mut random = Random(7);
     for _ in 0..20 {
-        let Fragment { bytes, site } = fragment(&mut random, Kind::MovEax);
+        let Fragment { bytes, site, .. } = fragment(&mut random, Kind::MovEax);
         let offset = (site - CODE) as usize;
         let form = code::analyse(&bytes[..offset], &bytes[offset..], NR).unwrap();
         if !matches!(form, Form::MovBefore { .. }) {

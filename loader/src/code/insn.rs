@@ -1,18 +1,10 @@
-//! Recognises the two kinds of instruction that may be overwritten next to a `syscall`.
+//! The bytes of an instruction, and the `mov $nr` before a `syscall`.
 //!
-//! Key type: [`Insn`]. The length and operands of the instruction after a site are decoded by
-//! `yaxpeax-x86`; what may be moved is a short list of plain integer instructions, because the
-//! compilers' code after a system call is a compare, a test or a move.
+//! Key type: [`Insn`]. Neighbours: `analyse` in the parent module looks for the `mov` first;
+//! [`movable`](super::movable) judges what is after the `syscall`.
 //!
-//! Neighbours: `analyse` in the parent module.
-//!
-//! Never accepts what it does not know: an instruction is moved only if its prefixes, opcode and
-//! every operand are on a list.
-
-use yaxpeax_x86::long_mode::register_class;
-use yaxpeax_x86::long_mode::{DecodeError, InstDecoder, Instruction, Opcode, Operand, RegSpec};
-
-use super::Refusal;
+//! Never decodes backwards: the `mov` is recognised by its bytes and the number it must load, and
+//! refused where these can be read in another way.
 
 /// Longest x86 instruction, in bytes.
 pub const INSN_LEN_MAX: usize = 15;
@@ -26,7 +18,7 @@ pub struct Insn {
 
 impl Insn {
     /// Takes at most [`INSN_LEN_MAX`] bytes.
-    fn new(source: &[u8]) -> Self {
+    pub(super) fn new(source: &[u8]) -> Self {
         let mut bytes = [0; INSN_LEN_MAX];
         let len = source.len().min(INSN_LEN_MAX);
         bytes[..len].copy_from_slice(&source[..len]);
@@ -93,7 +85,7 @@ pub(super) fn mov_before(before: &[u8], nr: u64) -> Option<Insn> {
 /// two-byte escape, or the start of a VEX, XOP, EVEX or REX2 prefix. It may as well be the end of
 /// the previous instruction; that is not decidable, so the site is refused. `None` (nothing is
 /// known about what is before) counts as harmful.
-fn is_prefix_or_escape(byte: Option<u8>) -> bool {
+pub(super) fn is_prefix_or_escape(byte: Option<u8>) -> bool {
     byte.is_none_or(|b| {
         matches!(
             b,
@@ -129,132 +121,4 @@ fn swallows_the_mov(head: &[u8]) -> bool {
         [.., opcode, modrm, _, _, _, _] if takes_imm32(*opcode) && is_mod(*modrm, 2) => true,
         _ => false,
     }
-}
-
-/// The instruction at the start of `code`, if it may be executed at another address instead.
-pub(super) fn movable(code: &[u8]) -> Result<Insn, Refusal> {
-    check_prefixes(code)?;
-    let (insn, decoded) = decode(code)?;
-    if !is_plain(&decoded) {
-        return Err(Refusal::NotPlain);
-    }
-    for index in 0..decoded.operand_count() {
-        check_operand(&decoded.operand(index))?;
-    }
-    if insn.len < 3 {
-        return Err(Refusal::TooShort);
-    }
-    Ok(insn)
-}
-
-/// Decodes one instruction. Its length is the shortest run of bytes that decodes: the decoder
-/// reads byte by byte, so fewer bytes exhaust it and more change nothing.
-fn decode(code: &[u8]) -> Result<(Insn, Instruction), Refusal> {
-    let decoder = InstDecoder::default();
-    for len in 1..=code.len().min(INSN_LEN_MAX) {
-        match decoder.decode_slice(&code[..len]) {
-            Ok(decoded) => return Ok((Insn::new(&code[..len]), decoded)),
-            Err(DecodeError::ExhaustedInput) => {}
-            Err(_) => return Err(Refusal::Undecodable),
-        }
-    }
-    Err(Refusal::Truncated)
-}
-
-/// Allows one operand-size prefix, one FS or GS override and one REX, the REX last, and no
-/// encoding that begins with another prefix (VEX, XOP, EVEX, REX2).
-fn check_prefixes(code: &[u8]) -> Result<(), Refusal> {
-    let (mut sizes, mut segments) = (0, 0);
-    let mut rest = code.iter().copied();
-    let mut next = rest.next();
-    loop {
-        match next {
-            Some(0x66) => sizes += 1,
-            Some(0x64 | 0x65) => segments += 1,
-            _ => break,
-        }
-        next = rest.next();
-    }
-    if matches!(next, Some(0x40..=0x4f)) {
-        next = rest.next();
-    }
-    let opcode = next.ok_or(Refusal::Truncated)?;
-    if sizes > 1 || segments > 1 || (opcode != 0x0f && is_prefix_or_escape(Some(opcode))) {
-        return Err(Refusal::Prefix);
-    }
-    Ok(())
-}
-
-/// Instructions that compute or move integers, and do nothing else.
-fn is_plain(decoded: &Instruction) -> bool {
-    use Opcode::{
-        ADC, ADD, AND, BT, CMP, DEC, INC, LEA, MOV, MOVSX, MOVSXD, MOVZX, NEG, NOP, NOT, OR, ROL,
-        ROR, SAR, SBB, SHL, SHR, SUB, TEST, XOR,
-    };
-    let listed = matches!(
-        decoded.opcode(),
-        MOV | MOVZX
-            | MOVSX
-            | MOVSXD
-            | LEA
-            | TEST
-            | CMP
-            | ADD
-            | ADC
-            | SUB
-            | SBB
-            | AND
-            | OR
-            | XOR
-            | NEG
-            | NOT
-            | INC
-            | DEC
-            | SHL
-            | SHR
-            | SAR
-            | ROL
-            | ROR
-            | BT
-            | NOP
-    );
-    listed || decoded.opcode().is_cmovcc() || decoded.opcode().is_setcc()
-}
-
-fn check_operand(operand: &Operand) -> Result<(), Refusal> {
-    match operand {
-        Operand::ImmediateI8 { .. }
-        | Operand::ImmediateU8 { .. }
-        | Operand::ImmediateI16 { .. }
-        | Operand::ImmediateU16 { .. }
-        | Operand::ImmediateI32 { .. }
-        | Operand::ImmediateU32 { .. }
-        | Operand::ImmediateI64 { .. }
-        | Operand::ImmediateU64 { .. }
-        | Operand::AbsoluteU32 { .. }
-        | Operand::AbsoluteU64 { .. } => Ok(()),
-        Operand::Register { reg } => check_registers(&[*reg]),
-        Operand::MemDeref { base } | Operand::Disp { base, .. } => check_registers(&[*base]),
-        Operand::MemIndexScale { index, .. } | Operand::MemIndexScaleDisp { index, .. } => {
-            check_registers(&[*index])
-        }
-        Operand::MemBaseIndexScale { base, index, .. }
-        | Operand::MemBaseIndexScaleDisp { base, index, .. } => check_registers(&[*base, *index]),
-        _ => Err(Refusal::NotPlain),
-    }
-}
-
-/// General-purpose registers only: no instruction pointer, segment, control or debug register.
-fn check_registers(registers: &[RegSpec]) -> Result<(), Refusal> {
-    use register_class::{B, D, EIP, Q, RB, RIP, W};
-    for register in registers {
-        let class = register.class();
-        if class == RIP || class == EIP {
-            return Err(Refusal::Relative);
-        }
-        if ![Q, D, W, B, RB].contains(&class) {
-            return Err(Refusal::NotPlain);
-        }
-    }
-    Ok(())
 }

@@ -6,11 +6,11 @@
 //! * [`Form::MovBefore`] – the instruction before is `mov $nr,%eax` (5 bytes) or `mov $nr,%rax`
 //!   (7 bytes). The jump replaces it. The `syscall` bytes stay, and still trap for code that jumps
 //!   straight to them, so no thread is ever inside the patched bytes.
-//! * [`Form::DisplacedAfter`] – the jump replaces the `syscall` and the first three or more bytes
-//!   of the one instruction after it, which moves into the trampoline. A thread that comes to that
-//!   instruction by another way (it was inside the call, or jumps there) meets the second byte of
-//!   the jump's displacement. [`placements`] only offers trampoline addresses that make it one of
-//!   [`UNDEFINED_OPCODES`], so the thread faults with `#UD` and can be sent to
+//! * [`Form::DisplacedAfter`] – the jump replaces the `syscall` and the three bytes after it. The
+//!   instructions that begin in them move into the trampoline. A thread that comes to one of them
+//!   by another way (it was inside the call, or jumps there) meets a byte of the jump's
+//!   displacement. [`placements`] only offers trampoline addresses that make each such byte one of
+//!   [`UNDEFINED_OPCODES`], so the thread faults with `#UD` right there and can be sent to
 //!   [`Form::displaced_at`].
 //!
 //! Contract with the gate. On entry `rax` is the number, `rcx` the address after the `syscall` as
@@ -18,17 +18,20 @@
 //! included, is the program's. The gate resumes with a jump to that address. `syscall` itself
 //! destroys `rcx` and `r11`, so nobody misses them.
 //!
-//! Key types: [`Form`], [`Patch`], [`Trampoline`], [`Window`]. Neighbours: the vkernel's trap
+//! Key types: [`Form`], [`Moved`], [`Patch`], [`Trampoline`], [`Window`]. Neighbours: the vkernel's trap
 //! handler calls [`analyse`] with bytes around a site that trapped, finds room, and patches.
 //!
 //! Never searches for `syscall` bytes (only executed sites are rewritten), never writes code, never
-//! moves more than one instruction.
+//! moves a `call`.
 
 mod insn;
+mod movable;
+mod moved;
 mod placement;
 mod trampoline;
 
 pub use insn::{INSN_LEN_MAX, Insn};
+pub use moved::Moved;
 pub use placement::{Placements, UNDEFINED_OPCODES, Window, placements, reachable};
 pub use trampoline::{TRAMPOLINE_LEN_MAX, Trampoline, translate};
 
@@ -38,8 +41,9 @@ pub const SYSCALL_LEN: u64 = 2;
 pub const JMP_LEN: u64 = 5;
 /// How many bytes before a site [`analyse`] looks at, at most.
 pub const BEFORE_LEN: usize = 16;
-/// How many bytes from a site on [`analyse`] looks at, at most.
-pub const AFTER_LEN: usize = SYSCALL_LEN as usize + INSN_LEN_MAX;
+/// How many bytes from a site on [`analyse`] looks at, at most: the last instruction that is moved
+/// begins in the last byte of the jump.
+pub const AFTER_LEN: usize = JMP_LEN as usize - 1 + INSN_LEN_MAX;
 
 const SYSCALL: [u8; 2] = [0x0f, 0x05];
 
@@ -51,29 +55,32 @@ pub enum Form {
         /// The `mov`, 5 or 7 bytes.
         mov: Insn,
     },
-    /// The site and the instruction after it are replaced.
+    /// The site and the instructions after it are replaced.
     DisplacedAfter {
-        /// The instruction after the `syscall`, at least 3 bytes.
-        moved: Insn,
+        /// The instructions after the `syscall`, together at least 3 bytes.
+        moved: Moved,
     },
 }
 
-/// Why a site cannot be rewritten and keeps trapping.
+/// Why a site cannot be rewritten and keeps trapping. All but the first speak of one of the
+/// instructions after the site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// The bytes at the site are not `0f 05`.
     NotSyscall,
-    /// The instruction after the site does not end within the bytes given.
+    /// It does not end within the bytes given.
     Truncated,
-    /// The instruction after the site does not decode.
+    /// It does not decode.
     Undecodable,
-    /// The instruction after the site has an unusual prefix (lock, rep, address size, several).
+    /// It has an unusual prefix (lock, rep, address size, several).
     Prefix,
-    /// The instruction after the site is shorter than 3 bytes.
-    TooShort,
-    /// The instruction after the site is relative to its own address.
+    /// It is relative to its own address in a way that cannot be corrected.
     Relative,
-    /// The instruction after the site is not one of the plain ones that are known to be movable.
+    /// It jumps into the bytes that the patch would overwrite.
+    IntoPatch,
+    /// It follows a `ret` or `jmp` and does not look like code.
+    NotCode,
+    /// It is not one of the instructions that are known to be movable.
     NotPlain,
 }
 
@@ -93,13 +100,13 @@ pub struct Patch {
 /// trapped: it tells a real `mov $nr` from bytes that look like one.
 ///
 /// # Errors
-/// See [`Refusal`]; it speaks of the instruction after, the last thing that was tried.
+/// See [`Refusal`]; it speaks of the instructions after, the last thing that was tried.
 pub fn analyse(before: &[u8], after: &[u8], nr: u64) -> Result<Form, Refusal> {
     let behind = after.strip_prefix(&SYSCALL).ok_or(Refusal::NotSyscall)?;
     if let Some(mov) = insn::mov_before(before, nr) {
         return Ok(Form::MovBefore { mov });
     }
-    let moved = insn::movable(behind)?;
+    let moved = Moved::collect(behind)?;
     Ok(Form::DisplacedAfter { moved })
 }
 
@@ -111,6 +118,16 @@ impl Form {
             Self::MovBefore { mov } => site.wrapping_sub(mov.len()),
             Self::DisplacedAfter { .. } => site,
         }
+    }
+
+    /// Offsets from the site of the bytes that the patch has to make undefined opcodes, ascending:
+    /// there the displaced instructions began. None for [`Form::MovBefore`].
+    pub fn displaced_starts(&self) -> impl Iterator<Item = u64> {
+        let moved = match self {
+            Self::MovBefore { .. } => None,
+            Self::DisplacedAfter { moved } => Some(moved),
+        };
+        moved.into_iter().flat_map(Moved::starts)
     }
 
     /// The jump to the trampoline, or `None` if it is out of reach or (for
@@ -134,7 +151,7 @@ impl Form {
         let bytes = match self {
             Self::MovBefore { mov } => mov.first_five(),
             Self::DisplacedAfter { moved } => {
-                let [m0, m1, m2, ..] = moved.first_five();
+                let [m0, m1, m2] = moved.overwritten();
                 [SYSCALL[0], SYSCALL[1], m0, m1, m2]
             }
         };

@@ -1,15 +1,16 @@
 //! Where a trampoline may be, so that the jump to it reaches and is safe to run into.
 //!
-//! Key types: [`Window`], [`Placements`]. The jump over a `syscall` and its successor is the bytes
-//! `e9 d0 d1 d2 d3`; the old address of the successor is that of `d1`, bits 8 to 15 of the
-//! distance. So each of the [`UNDEFINED_OPCODES`], for each value of the upper 16 bits, gives 256
-//! consecutive addresses.
+//! Key types: [`Window`], [`Placements`]. The jump over a `syscall` and its successors is the
+//! bytes `e9 d0 d1 d2 d3`. The first successor began where `d1` is, others may have begun at `d2`
+//! and `d3`; each of these bytes has to be one of the [`UNDEFINED_OPCODES`]. The choices for `d1`,
+//! `d2` and `d3` are the digits of a number, and each number is 256 consecutive addresses: `d0` is
+//! free.
 //!
 //! Neighbours: `patch` in the parent module refuses what is not in a window.
 //!
 //! Never knows which memory is free: the caller takes the first window in which it has room.
 
-use super::{Form, JMP_LEN, TRAMPOLINE_LEN_MAX};
+use super::{Form, JMP_LEN, Moved, TRAMPOLINE_LEN_MAX};
 
 /// Bytes that raise `#UD` in 64-bit mode as the first byte of an instruction, whatever follows.
 ///
@@ -48,46 +49,134 @@ pub fn reachable(site: u64, trampoline: u64) -> bool {
 
 /// Whether a trampoline for this form may begin at `trampoline`.
 pub(super) fn is_allowed(form: &Form, site: u64, trampoline: u64) -> bool {
-    let is_safe = match form {
-        Form::MovBefore { .. } => true,
-        Form::DisplacedAfter { .. } => {
-            let distance = trampoline.wrapping_sub(site.wrapping_add(JMP_LEN));
-            UNDEFINED_OPCODES.contains(&distance.to_le_bytes()[1])
-        }
+    let distance = trampoline.wrapping_sub(form.patch_at(site).wrapping_add(JMP_LEN));
+    let bytes = distance.to_le_bytes();
+    let mut starts = form.displaced_starts();
+    starts.all(|start| UNDEFINED_OPCODES.contains(&bytes[start as usize - 1]))
+        && reachable(site, trampoline)
+        && targets(form, site).all(|target| reachable(target, trampoline))
+}
+
+/// The addresses that the code of the trampoline has to reach, beside the site.
+fn targets(form: &Form, site: u64) -> impl Iterator<Item = u64> {
+    let moved = match form {
+        Form::MovBefore { .. } => None,
+        Form::DisplacedAfter { moved } => Some(moved),
     };
-    is_safe && reachable(site, trampoline)
+    let displaced = moved.into_iter().flat_map(Moved::iter);
+    displaced.filter_map(move |displaced| displaced.target(site))
 }
 
 /// The windows for a trampoline inside `[low, high)`, those nearest to the site first. The whole
 /// trampoline lies in the range, up to [`TRAMPOLINE_LEN_MAX`] bytes from its beginning.
 #[must_use]
 pub fn placements(form: &Form, site: u64, low: u64, high: u64) -> Placements {
-    let low = low.max(site.saturating_sub(REACH));
-    let high = high
-        .saturating_sub(TRAMPOLINE_LEN_MAX as u64 - 1)
-        .min(site.saturating_add(REACH).saturating_add(1));
+    let mut low = low;
+    let mut high = high.saturating_sub(TRAMPOLINE_LEN_MAX as u64 - 1);
+    for target in core::iter::once(site).chain(targets(form, site)) {
+        low = low.max(target.saturating_sub(REACH));
+        high = high.min(target.saturating_add(REACH).saturating_add(1));
+    }
     let high = high.max(low);
     match form {
         Form::MovBefore { .. } => Placements::any(low, high),
-        Form::DisplacedAfter { .. } => Placements::safe(site, low, high),
+        Form::DisplacedAfter { .. } => {
+            let mut is_start = [false; JMP_LEN as usize];
+            for start in form.displaced_starts() {
+                is_start[start as usize] = true;
+            }
+            let [_, _, d1, d2, d3] = is_start;
+            Placements::safe(site, low, high, Digits::new(d1, d2, d3))
+        }
     }
 }
+
+/// Addresses of a window: those that differ in `d0`.
+const WINDOW_LEN: i128 = 256;
+
+/// The numbers that `d3 d2 d1` of a displacement may be, in ascending order, by their index.
+#[derive(Clone, Copy, Debug)]
+struct Digits {
+    /// How many choices there are for each.
+    low: i32,
+    middle: i32,
+    high: i32,
+}
+
+const ALL_BYTES: i32 = 256;
+
+impl Digits {
+    fn new(d1: bool, d2: bool, d3: bool) -> Self {
+        let choices = |constrained: bool| {
+            if constrained {
+                UNDEFINED_OPCODES.len() as i32
+            } else {
+                ALL_BYTES
+            }
+        };
+        Self {
+            low: choices(d1),
+            middle: choices(d2),
+            high: choices(d3),
+        }
+    }
+
+    fn count(self) -> i32 {
+        self.low * self.middle * self.high
+    }
+
+    /// The displacement of number `index`, with `d0` zero.
+    fn displacement(self, index: i32) -> i64 {
+        let byte = |choices: i32, digit: i32| {
+            if choices == ALL_BYTES {
+                digit
+            } else {
+                i32::from(UNDEFINED_OPCODES[digit as usize])
+            }
+        };
+        let d1 = byte(self.low, index % self.low);
+        let index = index / self.low;
+        let d2 = byte(self.middle, index % self.middle);
+        let index = index / self.middle;
+        // The top byte has the sign: negative ones come first.
+        let d3 = if self.high == ALL_BYTES {
+            index - ALL_BYTES / 2
+        } else {
+            i32::from(SIGNED_UNDEFINED_OPCODES[index as usize])
+        };
+        (i64::from(d3) << 24) + (i64::from(d2) << 16) + (i64::from(d1) << 8)
+    }
+}
+
+/// The same as [`UNDEFINED_OPCODES`], in ascending order as signed bytes.
+const SIGNED_UNDEFINED_OPCODES: [i8; UNDEFINED_OPCODES.len()] = {
+    let negative = UNDEFINED_OPCODES.len() - 1;
+    let mut signed = [0; UNDEFINED_OPCODES.len()];
+    let mut index = 0;
+    while index < signed.len() {
+        let from = (index + negative) % signed.len();
+        signed[index] = UNDEFINED_OPCODES[from] as i8;
+        assert!(index == 0 || signed[index - 1] < signed[index]);
+        index += 1;
+    }
+    signed
+};
 
 /// Iterator over [`Window`]s; see [`placements`].
 #[derive(Clone, Debug)]
 pub struct Placements {
-    site: u64,
-    low: u64,
-    high: u64,
-    /// The candidates are numbered by address: for the upper half `h` of the distance and the
-    /// `i`-th opcode it is `h * 14 + i`. These are the next one above and the next one below.
-    up: i64,
-    down: i64,
+    /// What displacements count from.
+    base: i128,
+    site: i128,
+    low: i128,
+    high: i128,
+    digits: Digits,
+    /// Index of the next candidate above and of the next one below, which may be -1.
+    up: i32,
+    down: i32,
     /// The one window of a form that has no constraint.
     single: Option<Window>,
 }
-
-const PER_BLOCK: i64 = UNDEFINED_OPCODES.len() as i64;
 
 impl Placements {
     fn any(low: u64, high: u64) -> Self {
@@ -95,46 +184,64 @@ impl Placements {
             start: low,
             end: high,
         };
-        let single = (low < high).then_some(window);
         Self {
-            site: 0,
-            low: 0,
-            high: 0,
+            single: (low < high).then_some(window),
+            ..Self::safe(0, 0, 0, Digits::new(false, false, false))
+        }
+    }
+
+    fn safe(site: u64, low: u64, high: u64, digits: Digits) -> Self {
+        let nearest = i128::from(site.clamp(low, high));
+        let mut placements = Self {
+            base: i128::from(site) + i128::from(JMP_LEN),
+            site: i128::from(site),
+            low: i128::from(low),
+            high: i128::from(high),
+            digits,
             up: 0,
-            down: 0,
-            single,
-        }
-    }
-
-    fn safe(site: u64, low: u64, high: u64) -> Self {
-        // Start at the block of the nearest address of the range, so that a distant range costs
-        // no walk.
-        let nearest = site.clamp(low, high);
-        let block = (i128::from(nearest) - i128::from(site)) >> 16;
-        let up = (block as i64) * PER_BLOCK;
-        Self {
-            site,
-            low,
-            high,
-            up,
-            down: up - 1,
+            down: -1,
             single: None,
+        };
+        // Start at the nearest address of the range, so that a distant range costs no walk.
+        let (mut from, mut to) = (0, digits.count());
+        while from < to {
+            let middle = from + (to - from) / 2;
+            if placements.start(middle) + WINDOW_LEN > nearest {
+                to = middle;
+            } else {
+                from = middle + 1;
+            }
         }
+        placements.up = from;
+        placements.down = from - 1;
+        placements
     }
 
-    /// Where candidate `number` begins, and what of it is inside the range.
-    fn candidate(&self, number: i64) -> (i128, Option<Window>) {
-        let block = i128::from(number.div_euclid(PER_BLOCK));
-        let opcode = UNDEFINED_OPCODES[number.rem_euclid(PER_BLOCK) as usize];
-        let base = i128::from(self.site) + i128::from(JMP_LEN);
-        let start = base + (block << 16) + (i128::from(opcode) << 8);
-        let clipped_start = start.max(i128::from(self.low));
-        let clipped_end = (start + 256).min(i128::from(self.high));
-        let window = (clipped_start < clipped_end).then_some(Window {
-            start: clipped_start as u64,
-            end: clipped_end as u64,
-        });
-        (start, window)
+    /// Where candidate `index` begins.
+    fn start(&self, index: i32) -> i128 {
+        self.base + i128::from(self.digits.displacement(index))
+    }
+
+    /// Where the next candidate above begins, unless it is beyond the range.
+    fn above(&self) -> Option<i128> {
+        let start = (self.up < self.digits.count()).then(|| self.start(self.up))?;
+        (start < self.high).then_some(start)
+    }
+
+    /// Where the next candidate below begins, unless it is beyond the range.
+    fn below(&self) -> Option<i128> {
+        let start = (self.down >= 0).then(|| self.start(self.down))?;
+        (start + WINDOW_LEN > self.low).then_some(start)
+    }
+
+    /// What of a candidate is inside the range.
+    fn clip(&self, start: i128) -> Option<Window> {
+        let end = (start + WINDOW_LEN).min(self.high);
+        let start = start.max(self.low);
+        (start < end).then_some(Window {
+            start: start as u64,
+            end: end as u64,
+        })
     }
 }
 
@@ -145,25 +252,22 @@ impl Iterator for Placements {
         if let Some(window) = self.single.take() {
             return Some(window);
         }
+        let from_site = |start: i128| (start + WINDOW_LEN / 2 - self.site).abs();
         loop {
-            let (above, above_window) = self.candidate(self.up);
-            let (below, below_window) = self.candidate(self.down);
-            let above_over = above >= i128::from(self.high);
-            let below_over = below + 256 <= i128::from(self.low);
-            let from_site = |start: i128| (start + 128 - i128::from(self.site)).abs();
-            let take_above = match (above_over, below_over) {
-                (true, true) => return None,
-                (false, true) => true,
-                (true, false) => false,
-                (false, false) => from_site(above) <= from_site(below),
+            let (above, below) = (self.above(), self.below());
+            let take_above = match (above, below) {
+                (Some(above), Some(below)) => from_site(above) <= from_site(below),
+                (Some(_), None) => true,
+                _ => false,
             };
-            let window = if take_above {
+            let start = if take_above {
                 self.up += 1;
-                above_window
+                above?
             } else {
                 self.down -= 1;
-                below_window
+                below?
             };
+            let window = self.clip(start);
             if window.is_some() {
                 return window;
             }

@@ -8,12 +8,15 @@
 //!   lea  site+2(%rip),%rcx             lea  displaced(%rip),%r11
 //!   mov  %rcx,%r11                     jmp  *literal(%rip)
 //!   jmp  *literal(%rip)              displaced:
-//! literal:                             <moved instruction>
-//!   .quad gate                       back:
+//! literal:                             <moved instructions>
+//!   .quad gate                       back:        (unless the last one ends the flow)
 //!                                      jmp  site+2+len
 //!                                    literal:
 //!                                      .quad gate
 //! ```
+//!
+//! The moved instructions are copies, but for distances: memory relative to the instruction
+//! pointer gets a new one, and jumps are written with 32-bit ones.
 //!
 //! Nothing is pushed (the program's red zone is below `rsp`), no flag changes, only `rcx` and `r11`
 //! are written. The gate's address is a literal, because the gate may be further than 2 GiB away.
@@ -23,7 +26,9 @@
 //!
 //! Never contains a `syscall` instruction.
 
-use super::{Form, JMP_LEN, SYSCALL_LEN, displacement, placement};
+use super::movable::Relocation;
+use super::moved::{Displaced, Moved};
+use super::{Form, JMP_LEN, SYSCALL_LEN, displacement};
 
 /// Bytes of a trampoline at most.
 pub const TRAMPOLINE_LEN_MAX: usize = 64;
@@ -38,15 +43,17 @@ const LEA_R11: [u8; 3] = [0x4c, 0x8d, 0x1d];
 const MOV_RCX_R11: [u8; 3] = [0x49, 0x89, 0xcb];
 const JMP_LITERAL: [u8; 2] = [0xff, 0x25];
 const JMP: [u8; 1] = [0xe9];
+/// The second byte of `jcc rel32` without the condition in its low half; the first is `0f`.
+const JCC: u8 = 0x80;
 
 /// The code for one site, to be copied to the address it was made for and executed only there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trampoline {
     bytes: [u8; TRAMPOLINE_LEN_MAX],
     len: usize,
-    /// Address of the moved instruction, for [`Form::DisplacedAfter`].
+    /// Address of the first moved instruction, for [`Form::DisplacedAfter`].
     pub displaced_at: Option<u64>,
-    /// Address of the final jump back, for [`Form::DisplacedAfter`].
+    /// Address of the final jump back, for [`Form::DisplacedAfter`] unless the flow ends before.
     pub back_at: Option<u64>,
 }
 
@@ -70,6 +77,30 @@ impl Trampoline {
         let end = begin.wrapping_add(self.len as u64 + opcode.len() as u64 + 4);
         self.push(opcode);
         self.push(&displacement(target, end)?);
+        Some(())
+    }
+
+    /// Appends the copy of an instruction that stood behind `site`.
+    fn push_moved(&mut self, begin: u64, site: u64, displaced: &Displaced) -> Option<()> {
+        let insn = displaced.insn.bytes();
+        let Some(target) = displaced.target(site) else {
+            self.push(insn);
+            return Some(());
+        };
+        match displaced.relocation {
+            Relocation::Copy | Relocation::Return => self.push(insn),
+            Relocation::Jump { .. } => self.push_relative(begin, &JMP, target)?,
+            Relocation::Branch { condition, .. } => {
+                self.push_relative(begin, &[0x0f, JCC | condition], target)?;
+            }
+            Relocation::Memory { at, .. } => {
+                let end = begin.wrapping_add(self.len as u64 + displaced.insn.len());
+                let (head, tail) = insn.split_at_checked(usize::from(at))?;
+                self.push(head);
+                self.push(&displacement(target, end)?);
+                self.push(tail.get(4..)?);
+            }
+        }
         Some(())
     }
 }
@@ -96,7 +127,7 @@ impl Form {
                 let gate_end = 2 * LEA_LEN + JMP_LITERAL_LEN;
                 Layout {
                     gate_end,
-                    literal: gate_end + moved.len() + JMP_LEN,
+                    literal: gate_end + moved.copies_len() + back_len(moved),
                 }
             }
         }
@@ -108,15 +139,16 @@ impl Form {
         self.layout().literal + LITERAL_LEN
     }
 
-    /// Address of the moved instruction in a trampoline at `trampoline`: where a thread has to
-    /// continue that faulted with `#UD` at `site + 2`. `None` for [`Form::MovBefore`], which moves
-    /// nothing that is behind the site.
+    /// Where, in a trampoline at `trampoline`, a thread has to continue that faulted with `#UD` at
+    /// `site + offset_in_site`: the address of the moved instruction that began there. `None` if
+    /// none did.
     #[must_use]
-    pub fn displaced_at(&self, trampoline: u64) -> Option<u64> {
-        match self {
-            Self::MovBefore { .. } => None,
-            Self::DisplacedAfter { .. } => Some(trampoline.wrapping_add(self.layout().gate_end)),
-        }
+    pub fn displaced_at(&self, trampoline: u64, offset_in_site: u64) -> Option<u64> {
+        let Self::DisplacedAfter { moved } = self else {
+            return None;
+        };
+        let displaced = moved.iter().find(|d| d.start == offset_in_site)?;
+        Some(trampoline.wrapping_add(self.layout().gate_end + displaced.copy))
     }
 
     /// The code of a trampoline for `site` at `trampoline` that enters the vkernel at `gate`.
@@ -124,9 +156,6 @@ impl Form {
     #[must_use]
     pub fn emit(&self, site: u64, trampoline: u64, gate: u64) -> Option<Trampoline> {
         self.patch(site, trampoline)?;
-        if !placement::is_allowed(self, site, trampoline) {
-            return None;
-        }
         let layout = self.layout();
         let literal = trampoline.wrapping_add(layout.literal);
         let after_site = site.wrapping_add(SYSCALL_LEN);
@@ -148,10 +177,14 @@ impl Form {
                 code.push_relative(trampoline, &LEA_RCX, after_site)?;
                 code.push_relative(trampoline, &LEA_R11, displaced_at)?;
                 code.push_relative(trampoline, &JMP_LITERAL, literal)?;
-                code.push(moved.bytes());
-                code.push_relative(trampoline, &JMP, after_site.wrapping_add(moved.len()))?;
+                for displaced in moved.iter() {
+                    code.push_moved(trampoline, site, &displaced)?;
+                }
                 code.displaced_at = Some(displaced_at);
-                code.back_at = Some(displaced_at.wrapping_add(moved.len()));
+                if !moved.ends_flow() {
+                    code.back_at = Some(displaced_at.wrapping_add(moved.copies_len()));
+                    code.push_relative(trampoline, &JMP, after_site.wrapping_add(moved.len()))?;
+                }
             }
         }
         code.push(&gate.to_le_bytes());
@@ -159,12 +192,17 @@ impl Form {
     }
 }
 
+/// Length of the jump back.
+fn back_len(moved: &Moved) -> u64 {
+    if moved.ends_flow() { 0 } else { JMP_LEN }
+}
+
 /// What `rip` inside a trampoline is in the original program, or `None` if it is not inside.
 ///
 /// * Before the gate is entered: the beginning of what the patch replaced (the `mov`, or the
 ///   `syscall`). `rcx` and `r11` may have changed already, as they would have by the `syscall`.
-/// * At the moved instruction: right after the `syscall`.
-/// * At the jump back: after the moved instruction.
+/// * At a moved instruction: where it began.
+/// * At the jump back: after the last moved instruction.
 #[must_use]
 pub fn translate(form: &Form, site: u64, trampoline: u64, rip: u64) -> Option<u64> {
     let offset = rip.checked_sub(trampoline)?;
@@ -175,13 +213,12 @@ pub fn translate(form: &Form, site: u64, trampoline: u64, rip: u64) -> Option<u6
     let Form::DisplacedAfter { moved } = form else {
         return None;
     };
-    let after_site = site.wrapping_add(SYSCALL_LEN);
     let into = offset - layout.gate_end;
-    if into < moved.len() {
-        Some(after_site)
-    } else if into < moved.len() + JMP_LEN {
-        Some(after_site.wrapping_add(moved.len()))
-    } else {
-        None
+    let copies_len = moved.copies_len();
+    if into >= copies_len + back_len(moved) {
+        return None;
     }
+    let here = moved.iter().find(|d| into < d.copy + d.copy_len());
+    let original = here.map_or(SYSCALL_LEN + moved.len(), |displaced| displaced.start);
+    Some(site.wrapping_add(original))
 }
