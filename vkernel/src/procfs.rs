@@ -5,6 +5,7 @@
 
 use crate::mm::Layout;
 use crate::task::{Process, header, instance_kind};
+use crate::usermem::UserPtr;
 use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::Ordering;
@@ -101,8 +102,29 @@ impl View {
             Name::Maps | Name::Smaps if reads_only && self.is_own() => {
                 Some(self.filtered(path).and_then(|fd| keep(fd, flags)))
             }
+            Name::Cmdline | Name::Environ | Name::Auxv
+                if reads_only && self.is_own() && Process::current().has_neighbours() =>
+            {
+                Some(self.strings().and_then(|fd| keep(fd, flags)))
+            }
             _ => None,
         }
+    }
+
+    /// A memory file with what the program was given: Linux's own files show one program per address space.
+    fn strings(&self) -> Result<file::OwnedFd> {
+        let program = Process::current().program.get();
+        let (start, end) = match self.name {
+            Name::Cmdline => (program.arg_start, program.arg_end),
+            Name::Environ => (program.env_start, program.env_end),
+            _ => (program.auxv, program.auxv + u64::from(program.auxv_size)),
+        };
+        let mut bytes = alloc::vec![0; end.saturating_sub(start) as usize];
+        UserPtr(start as usize).read_bytes(&mut bytes)?;
+        let view = file::memory_file(c"strings", MFD_CLOEXEC)?;
+        file::write_all(view.number(), &bytes)?;
+        file::rewind(view.number())?;
+        Ok(view)
     }
 
     /// A memory file with the lines of the caller's `maps` or `smaps` that concern its own memory.
@@ -144,6 +166,23 @@ fn read_whole(path: &core::ffi::CStr) -> Result<Vec<u8>> {
         }
         text.extend_from_slice(&chunk[..got]);
     }
+}
+
+/// The addresses of the vdso and its data, from a real `/proc`.
+pub fn vdso_range() -> Option<Range<usize>> {
+    let text = read_whole(c"/proc/self/maps").ok()?;
+    let mut found: Option<Range<usize>> = None;
+    for line in text.split(|&byte| byte == b'\n') {
+        let line = line.trim_ascii_end();
+        let is_vdso = [&b"[vvar]"[..], b"[vvar_vclock]", b"[vdso]"]
+            .iter()
+            .any(|name| line.ends_with(name));
+        if let (true, Some(range)) = (is_vdso, range_of(line)) {
+            let whole = found.unwrap_or(range.clone());
+            found = Some(whole.start.min(range.start)..whole.end.max(range.end));
+        }
+    }
+    found
 }
 
 /// The lines about mappings of the caller's own. A line that does not begin with a range (the details of

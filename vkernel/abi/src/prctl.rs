@@ -14,11 +14,13 @@ pub const PR_SET_MM: usize = 35;
 pub const PR_SET_MM_MAP: usize = 14;
 pub const PR_SET_NO_NEW_PRIVS: usize = 38;
 pub const PR_GET_NO_NEW_PRIVS: usize = 39;
+pub const PR_SET_THP_DISABLE: usize = 41;
 pub const PR_CAP_AMBIENT: usize = 47;
 pub const PR_CAP_AMBIENT_IS_SET: usize = 1;
 pub const PR_CAP_AMBIENT_RAISE: usize = 2;
 pub const PR_CAP_AMBIENT_CLEAR_ALL: usize = 4;
 pub const PR_SET_SYSCALL_USER_DISPATCH: usize = 59;
+pub const PR_SET_MDWE: usize = 65;
 pub const PR_SYS_DISPATCH_OFF: usize = 0;
 pub const PR_SYS_DISPATCH_ON: usize = 1;
 

@@ -184,3 +184,16 @@ pub unsafe fn reset_fpu() {
             out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _, options(nostack));
     }
 }
+
+/// Dies of a fault, SIGTRAP if `is_trap`, else SIGSEGV, whose kernel-level action is the default one. A signal that is merely sent
+/// would not do: the first process of a pid namespace is immune to those.
+pub fn die_of_fault(is_trap: bool) -> ! {
+    loop {
+        if is_trap {
+            // SAFETY: raises #BP.
+            unsafe { core::arch::asm!("int3") };
+        }
+        // SAFETY: privileged: raises #GP.
+        unsafe { core::arch::asm!("hlt") };
+    }
+}

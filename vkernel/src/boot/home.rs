@@ -196,7 +196,8 @@ extern "C" fn begin_home(area: &'static Area) {
     }
 }
 
-fn die_with_parent() {
+/// A home task does not outlive its instance. Linux forgets that when credentials change.
+pub fn die_with_parent() {
     // SAFETY: plain values.
     let _ = unsafe { host::prctl(PR_SET_PDEATHSIG, SIGKILL as usize, 0, 0, 0) };
 }
@@ -204,7 +205,6 @@ fn die_with_parent() {
 fn start(thread: &'static Thread, args: &ReleaseHomeArgs) -> Result<Prepared> {
     // SAFETY: the runtime keeps the plan until `release` returns.
     join::join(unsafe { &*args.join })?;
-    // Changing credentials has cleared it.
     die_with_parent();
     own::take_address_limit(thread.process())?;
     let program = own::prepare_first(&args.program)?;

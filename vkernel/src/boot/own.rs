@@ -141,16 +141,7 @@ pub fn run_first(program: Prepared) -> ! {
 
 /// Unmaps everything but the vkernel and the vdso: the runtime's code, heap and stack have no business in a container.
 fn unmap_runtime() {
-    /// `[vvar]` lies below the vdso, a few pages long; the vdso itself has two pages.
-    const BEFORE_VDSO: usize = 64 << 10;
-    const VDSO_LEN: usize = 16 << 10;
-    const AT_SYSINFO_EHDR: u64 = 33;
-    let vdso = header()
-        .auxv
-        .iter()
-        .find(|pair| pair[0].load(Ordering::Relaxed) == AT_SYSINFO_EHDR);
-    let vdso = vdso.map_or(USER_END, |pair| pair[1].load(Ordering::Relaxed) as usize);
-    let kept = vdso.saturating_sub(BEFORE_VDSO).max(VKERNEL_END)..(vdso + VDSO_LEN).min(USER_END);
+    let kept = crate::procfs::vdso_range().unwrap_or_else(guessed_vdso_range);
     // What the kernel would write to or walk at exit lies in that memory.
     // SAFETY: clears two registrations of the runtime's libc.
     unsafe {
@@ -167,4 +158,17 @@ fn unmap_runtime() {
         let _ = unsafe { memory::munmap(range.start, range.len()) };
     }
     Process::current().space.lock().note_foreign(kept);
+}
+
+/// Where the vdso is, without `/proc` to ask: `[vvar]` lies below it, a few pages long; the vdso itself has two.
+fn guessed_vdso_range() -> core::ops::Range<usize> {
+    const BEFORE_VDSO: usize = 64 << 10;
+    const VDSO_LEN: usize = 16 << 10;
+    const AT_SYSINFO_EHDR: u64 = 33;
+    let vdso = header()
+        .auxv
+        .iter()
+        .find(|pair| pair[0].load(Ordering::Relaxed) == AT_SYSINFO_EHDR);
+    let vdso = vdso.map_or(USER_END, |pair| pair[1].load(Ordering::Relaxed) as usize);
+    vdso.saturating_sub(BEFORE_VDSO).max(VKERNEL_END)..(vdso + VDSO_LEN).min(USER_END)
 }

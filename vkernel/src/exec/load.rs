@@ -6,7 +6,7 @@ use crate::exec::image::OpenImage;
 use crate::limits::{STACK_GUARD_LEN, STACK_LEN_MAX};
 use crate::mm::{Layout, SpaceInner};
 use crate::signal::is_kept;
-use crate::task::{Process, Thread, header, instance_kind};
+use crate::task::{Process, Thread, header};
 use crate::usermem::UserPtr;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
@@ -20,7 +20,6 @@ use pegasus_abi::prctl::{
 use pegasus_abi::signal::{SIG_DFL, SIG_IGN, SIGNALS_MAX, SigAction, StackT};
 use pegasus_abi::{Errno, Result};
 use pegasus_arch::regs::Regs;
-use pegasus_contract::boot::InstanceKind;
 use pegasus_host::{file, memory, process as host};
 use pegasus_loader::elf::Kind;
 use pegasus_loader::stack::{self, StackImage, StackInput};
@@ -321,7 +320,7 @@ fn set_identity(process: &Process, program: &Prepared) {
     unsafe {
         let _ = host::prctl(PR_SET_NAME, comm.as_ptr() as usize, 0, 0, 0);
         let _ = host::prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0);
-        if !has_neighbours(process) {
+        if !process.has_neighbours() {
             let _ = host::prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
         }
     }
@@ -329,14 +328,9 @@ fn set_identity(process: &Process, program: &Prepared) {
     show_program(process);
 }
 
-/// Whether what the kernel keeps per address space belongs to other containers as well.
-fn has_neighbours(process: &Process) -> bool {
-    process.is_resident() && instance_kind() == InstanceKind::Shared
-}
-
 /// Tells the kernel where the program's strings lie, for `/proc/pid/cmdline` and its like.
 pub fn show_program(process: &Process) {
-    if !has_neighbours(process) {
+    if !process.has_neighbours() {
         let _ = host::set_mm_map(&process.program.get());
     }
 }

@@ -199,9 +199,12 @@ fn take_default(process: &'static Process, info: &SigInfo) {
     let default = SigAction::default();
     // SAFETY: the default action runs no code.
     let _ = unsafe { pegasus_host::signal::action(signal, Some(&default), None) };
-    let comes_again = !info.is_from_user() && signal != SIGTRAP && is_kept(signal);
-    if comes_again {
+    if !info.is_from_user() && is_kept(signal) {
         crate::boot::home::announce_death_by_signal(process, signal);
+        if signal == SIGTRAP {
+            // The instruction that raised it is past.
+            pegasus_arch::task::die_of_fault(true);
+        }
         return;
     }
     let thread = Thread::current();
@@ -242,6 +245,7 @@ pub fn force_segv(thread: &'static Thread, signal: u32) {
         crate::boot::home::announce_death_by_signal(process, SIGSEGV);
         // SAFETY: the default action runs no code.
         let _ = unsafe { pegasus_host::signal::action(SIGSEGV, Some(&SigAction::default()), None) };
+        pegasus_arch::task::die_of_fault(false);
     }
     let _ = pegasus_host::signal::queue_to_thread(process.pid(), thread.tid(), &info);
 }

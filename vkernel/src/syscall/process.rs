@@ -12,8 +12,9 @@ use alloc::ffi::CString;
 use core::sync::atomic::Ordering;
 use pegasus_abi::fcntl::{AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, PATH_MAX};
 use pegasus_abi::prctl::{
-    ARCH_GET_GS, ARCH_SET_GS, PR_SET_MM, PR_SET_PDEATHSIG, PR_SET_SECCOMP,
-    PR_SET_SYSCALL_USER_DISPATCH, RLIM_INFINITY, RLIMIT_AS, Rlimit,
+    ARCH_GET_GS, ARCH_SET_GS, PR_SET_DUMPABLE, PR_SET_MDWE, PR_SET_MM, PR_SET_PDEATHSIG,
+    PR_SET_SECCOMP, PR_SET_SYSCALL_USER_DISPATCH, PR_SET_THP_DISABLE, RLIM_INFINITY, RLIMIT_AS,
+    Rlimit,
 };
 use pegasus_abi::signal::{SIG_IGN, SIGNALS_MAX, SigAction};
 use pegasus_abi::{Errno, Result, nr};
@@ -146,13 +147,26 @@ fn for_ignored_kept(process: &Process, action: &SigAction) {
     }
 }
 
+/// setuid(2) and its kin.
+pub fn set_identity(call: &Call) -> Result {
+    let done = forward(call);
+    if instance_kind() == InstanceKind::Shared && call.thread.process().is_container_init {
+        crate::boot::home::die_with_parent();
+    }
+    done
+}
+
 pub fn prctl(call: &Call) -> Result {
     let shared = instance_kind() == InstanceKind::Shared;
+    let has_neighbours = call.thread.process().has_neighbours();
     match call.args[0] {
         // As a kernel without it.
         PR_SET_SYSCALL_USER_DISPATCH => Err(Errno::EINVAL),
-        // The kernel keeps one such map for all who share the address space.
+        // The kernel keeps one of each for all who share the address space.
         PR_SET_MM if shared => Err(Errno::EPERM),
+        PR_SET_DUMPABLE if has_neighbours && call.args[1] > 1 => Err(Errno::EINVAL),
+        PR_SET_DUMPABLE | PR_SET_THP_DISABLE if has_neighbours => Ok(0),
+        PR_SET_MDWE if has_neighbours => Err(Errno::EINVAL),
         // The home task's parent is the instance, whose end it must share.
         PR_SET_PDEATHSIG if shared && call.thread.process().is_container_init => Ok(0),
         PR_SET_SECCOMP => {

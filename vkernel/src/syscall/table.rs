@@ -75,7 +75,7 @@ const ROWS: &[(usize, Support)] = &[
         nr::PRCTL,
         Partial(
             process::prctl,
-            "dispatch is the vkernel's; PR_SET_MM not in a shared instance",
+            "dispatch is the vkernel's; what Linux keeps per address space does not change in a shared instance",
         ),
     ),
     (
@@ -83,6 +83,14 @@ const ROWS: &[(usize, Support)] = &[
         Partial(process::arch_prctl, "the GS base is the vkernel's"),
     ),
     (nr::SECCOMP, Full(process::seccomp)),
+    (nr::SETUID, Full(process::set_identity)),
+    (nr::SETGID, Full(process::set_identity)),
+    (nr::SETREUID, Full(process::set_identity)),
+    (nr::SETREGID, Full(process::set_identity)),
+    (nr::SETRESUID, Full(process::set_identity)),
+    (nr::SETRESGID, Full(process::set_identity)),
+    (nr::SETFSUID, Full(process::set_identity)),
+    (nr::SETFSGID, Full(process::set_identity)),
     (nr::GETRLIMIT, Full(process::getrlimit)),
     (nr::SETRLIMIT, Full(process::setrlimit)),
     (

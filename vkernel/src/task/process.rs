@@ -122,6 +122,11 @@ impl Process {
         self.record().state.load(Ordering::Relaxed) == ProcessState::Resident as u32
     }
 
+    /// Whether what the kernel keeps per address space belongs to other containers as well.
+    pub fn has_neighbours(&self) -> bool {
+        self.is_resident() && instance_kind() == InstanceKind::Shared
+    }
+
     /// Gives the memory of the object back.
     pub fn release_memory(&'static self) {
         let place = (&raw const *self).cast_mut();
