@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdint.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
@@ -189,6 +190,50 @@ static void try_limits(void)
     MUST(setrlimit(RLIMIT_AS, &before) == 0);
 }
 
+// The stack may be allowed to grow further while the program runs.
+static void try_raised_stack(void)
+{
+    struct rlimit limit;
+    MUST(getrlimit(RLIMIT_STACK, &limit) == 0);
+    if (limit.rlim_max != RLIM_INFINITY && limit.rlim_max < 64 << 20)
+        return;
+    if (limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur < 64 << 20)
+        limit.rlim_cur = 64 << 20;
+    MUST(setrlimit(RLIMIT_STACK, &limit) == 0);
+    SAY("stack of 40 MiB: %s", deep(40 << 20) > 100 ? "grew" : "odd");
+}
+
+// Rings that the kernel wants to place itself.
+static void try_rings(void)
+{
+    char params[120] = { 0 };
+    int ring = (int)syscall(425, 4, params);
+    if (ring < 0) {
+        SAY("io_uring_setup: %s", name_of(errno));
+        return;
+    }
+    char *queue = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, ring, 0);
+    SAY("io_uring queue: %s", queue == MAP_FAILED ? name_of(errno) : "mapped");
+    if (queue != MAP_FAILED)
+        SAY("unmapped: %s", munmap(queue, 4096) == 0 ? "ok" : name_of(errno));
+    close(ring);
+}
+
+// mlockall(2) knows RLIMIT_MEMLOCK.
+static void try_lock_limit(void)
+{
+    pid_t child = fork();
+    if (child == 0) {
+        struct rlimit small = { 65536, 65536 };
+        MUST(setrlimit(RLIMIT_MEMLOCK, &small) == 0);
+        if (geteuid() == 0)
+            MUST(setgid(1000) == 0 && setuid(1000) == 0);
+        SAY("mlockall beyond the limit: %s", mlockall(MCL_CURRENT) == 0 ? "locked" : name_of(errno));
+        _exit(0);
+    }
+    MUST(waitpid(child, NULL, 0) == child);
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 1 && strcmp(argv[1], "low") == 0) {
@@ -204,6 +249,9 @@ int main(int argc, char **argv)
     try_files();
     try_advice();
     SAY("stack of 6 MiB: %s", deep(6 << 20) > 100 ? "grew" : "odd");
+    try_raised_stack();
+    try_rings();
+    try_lock_limit();
     try_limits();
     for (int i = 0; i < 200; i++) {
         char *block = malloc((size_t)(i + 1) * 10000);

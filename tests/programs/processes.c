@@ -3,15 +3,19 @@
 #include "check.h"
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdint.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
+#include <time.h>
 
 extern char **environ;
 static char self[4096];
@@ -268,10 +272,233 @@ static void *fork_in_thread(void *unused)
     return NULL;
 }
 
+static void on_usr1(int number)
+{
+    (void)number;
+}
+
+static const char *disposition(int number)
+{
+    struct sigaction action;
+    MUST(sigaction(number, NULL, &action) == 0);
+    return action.sa_handler == SIG_DFL ? "default" : action.sa_handler == SIG_IGN ? "ignored" : "handled";
+}
+
+// clone3(2) with CLONE_CLEAR_SIGHAND: what posix_spawn(3) of newer C libraries does.
+static void try_clear_handlers(void)
+{
+    struct {
+        uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls;
+    } args = { .flags = 1ULL << 32, .exit_signal = SIGCHLD };
+    signal(SIGUSR1, on_usr1);
+    signal(SIGSEGV, on_usr1);
+    signal(SIGUSR2, SIG_IGN);
+    pid_t child = (pid_t)syscall(SYS_clone3, &args, sizeof args);
+    if (child == 0) {
+        SAY("cleared: SIGUSR1 %s, SIGSEGV %s, SIGUSR2 %s", disposition(SIGUSR1), disposition(SIGSEGV), disposition(SIGUSR2));
+        _exit(15);
+    }
+    if (child > 0)
+        say_status("CLONE_CLEAR_SIGHAND", await(child));
+    else
+        SAY("CLONE_CLEAR_SIGHAND: %s", name_of(errno));
+    SAY("here: SIGUSR1 %s, SIGSEGV %s, SIGUSR2 %s", disposition(SIGUSR1), disposition(SIGSEGV), disposition(SIGUSR2));
+    args.stack = ~0ULL - 100;
+    args.stack_size = 1000;
+    child = (pid_t)syscall(SYS_clone3, &args, sizeof args);
+    if (child == 0)
+        _exit(16);
+    SAY("a stack past all memory: %s", child > 0 ? "taken" : name_of(errno));
+    signal(SIGUSR1, SIG_DFL);
+    signal(SIGSEGV, SIG_DFL);
+    signal(SIGUSR2, SIG_DFL);
+}
+
+static volatile int count;
+
+static int count_up(void *unused)
+{
+    (void)unused;
+    count++;
+    return 0;
+}
+
+static int outlive_exec(void *unused)
+{
+    (void)unused;
+    usleep(300000);
+    return 17;
+}
+
+static char borrowed_stack[65536] __attribute__((aligned(16)));
+
+// CLONE_VM alone: the child shares the memory, and nobody waits for it to go.
+static void try_shared_memory(void)
+{
+    int children = 0;
+    for (; children < 15000; children++) {
+        pid_t child = clone(count_up, borrowed_stack + sizeof borrowed_stack, CLONE_VM | SIGCHLD, NULL);
+        if (child < 0 || await(child) != 0)
+            break;
+    }
+    SAY("CLONE_VM: %d children, counted %d", children, count);
+}
+
+// More children at once than any table of fixed size may hold; and more that nobody waits for.
+static void try_many(void)
+{
+    enum { MANY = 1300 };
+    static pid_t children[MANY];
+    int fds[2], started = 0, right = 0;
+    MUST(pipe(fds) == 0);
+    for (; started < MANY; started++) {
+        pid_t child = children[started] = fork();
+        if (child < 0)
+            break;
+        if (child == 0) {
+            char byte;
+            close(fds[1]);
+            if (started % 2 == 0)
+                MUST(read(fds[0], &byte, 1) == 0);
+            // Those beyond the table can have children, too.
+            if (started % 100 == 0 && (child = fork()) == 0)
+                _exit(0);
+            _exit(started % 100 == 0 && await(child) != 0 ? 98 : started % 50);
+        }
+    }
+    SAY("%d children at once: %s", started, started == MANY ? "ok" : name_of(errno));
+    close(fds[0]);
+    close(fds[1]);
+    for (int i = 0; i < started; i++)
+        right += WEXITSTATUS(await(children[i])) == i % 50;
+    SAY("right status: %d", right);
+}
+
+// Children in another pid namespace must not take those of this one for dead.
+static void try_namespace(void)
+{
+    int fds[2], status;
+    MUST(pipe(fds) == 0);
+    pid_t outer = fork();
+    if (outer == 0) {
+        char byte;
+        close(fds[1]);
+        MUST(read(fds[0], &byte, 1) == 0);
+        pid_t child = fork();
+        if (child == 0)
+            _exit(18);
+        _exit(WEXITSTATUS(await(child)));
+    }
+    pid_t inner = fork();
+    if (inner == 0) {
+        if (unshare(CLONE_NEWPID) != 0)
+            _exit(0);
+        pid_t first = fork();
+        if (first == 0) {
+            for (int i = 0; i < 600; i++) {
+                pid_t child = fork();
+                if (child == 0)
+                    _exit(0);
+                await(child);
+            }
+            _exit(getpid() == 1 ? 0 : 1);
+        }
+        _exit(WEXITSTATUS(await(first)));
+    }
+    status = await(inner);
+    say_status("in a pid namespace", status);
+    close(fds[0]);
+    close(fds[1]);
+    say_status("outside it", await(outer));
+}
+
+// execve(2) of the first process, and what of the old program must be gone, or still be there.
+static int after_exec(void)
+{
+    struct itimerspec left;
+    struct itimerval alarm_left;
+    // The first round made a timer that has had time to go off.
+    usleep(50000);
+    SAY("timer: %s", syscall(SYS_timer_gettime, 0, &left) == 0 ? "there" : name_of(errno));
+    MUST(getitimer(ITIMER_REAL, &alarm_left) == 0);
+    SAY("alarm: %s", alarm_left.it_value.tv_sec > 90 ? "kept" : "gone");
+    int status;
+    MUST(wait(&status) > 0);
+    say_status("child of the old program", status);
+    return 0;
+}
+
+static void exec_here(void)
+{
+    timer_t timer;
+    struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1 };
+    struct itimerspec soon = { .it_value = { .tv_nsec = 20000000 }, .it_interval = { .tv_nsec = 20000000 } };
+    struct itimerval late = { .it_value = { .tv_sec = 100 } };
+    signal(SIGUSR1, on_usr1);
+    MUST(setitimer(ITIMER_REAL, &late, NULL) == 0);
+    MUST(mkfifo("/tmp/pegasus-fifo", 0777) == 0 || errno == EEXIST);
+    execl("/tmp/pegasus-fifo", self, NULL);
+    SAY("a pipe: %s", name_of(errno));
+    unlink("/tmp/pegasus-fifo");
+    MUST(timer_create(CLOCK_MONOTONIC, &event, &timer) == 0 && timer_settime(timer, 0, &soon, NULL) == 0);
+    MUST(clone(outlive_exec, borrowed_stack + sizeof borrowed_stack, CLONE_VM | SIGCHLD, NULL) > 0);
+    execl("/proc/self/exe", self, "again", NULL);
+    SAY("exec: %s", name_of(errno));
+}
+
+static pthread_barrier_t all_ready;
+static char next_round[16];
+
+static void *race_to_exec(void *unused)
+{
+    pthread_barrier_wait(&all_ready);
+    execl("/proc/self/exe", self, "race", next_round, NULL);
+    return unused;
+}
+
+static void *suspend(void *unused)
+{
+    sigset_t all;
+    sigfillset(&all);
+    sigsuspend(&all);
+    return unused;
+}
+
+static void *wait_for_any(void *unused)
+{
+    sigset_t all;
+    int number;
+    sigfillset(&all);
+    sigwait(&all, &number);
+    SAY("sigwait: %d", number);
+    return unused;
+}
+
+// Each thread wants to replace the program, while others wait with every signal blocked.
+static int race(int round)
+{
+    pthread_t thread;
+    if (round == 40) {
+        SAY("40 races");
+        exec_here();
+    }
+    snprintf(next_round, sizeof next_round, "%d", round + 1);
+    MUST(pthread_barrier_init(&all_ready, NULL, 4) == 0);
+    MUST(pthread_create(&thread, NULL, round % 2 ? suspend : wait_for_any, NULL) == 0);
+    for (int i = 0; i < 3; i++)
+        MUST(pthread_create(&thread, NULL, race_to_exec, NULL) == 0);
+    race_to_exec(NULL);
+    return 97;
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 3 && strcmp(argv[1], "inherited") == 0)
         return say_inherited(argv[2]);
+    if (argc == 2 && strcmp(argv[1], "again") == 0)
+        return after_exec();
+    if (argc == 3 && strcmp(argv[1], "race") == 0)
+        return race(atoi(argv[2]));
     ssize_t len = readlink("/proc/self/exe", self, sizeof self - 1);
     MUST(len > 0);
     struct rlimit none = { 0, 0 };
@@ -285,5 +512,9 @@ int main(int argc, char **argv)
     try_wait_kinds();
     pthread_t thread;
     MUST(pthread_create(&thread, NULL, fork_in_thread, NULL) == 0 && pthread_join(thread, NULL) == 0);
-    return 0;
+    try_clear_handlers();
+    try_shared_memory();
+    try_many();
+    try_namespace();
+    return race(0);
 }

@@ -136,6 +136,69 @@ static void try_pause_and_suspend(void)
     report("sigsuspend", SA_RESTART, result, errno);
 }
 
+static char masks_seen[128];
+
+// Which of three signals a handler has blocked.
+static void on_masked(int number)
+{
+    sigset_t mask;
+    MUST(sigprocmask(SIG_BLOCK, NULL, &mask) == 0);
+    size_t len = strlen(masks_seen);
+    snprintf(masks_seen + len, sizeof masks_seen - len, " [%s:%s%s%s]", number == SIGUSR1 ? "usr1" : "usr2",
+             sigismember(&mask, SIGUSR1) ? " usr1" : "", sigismember(&mask, SIGUSR2) ? " usr2" : "",
+             sigismember(&mask, SIGALRM) ? " alrm" : "");
+}
+
+// A handler that ends a wait with a mask of its own starts with that mask, and all that it lets through come at once.
+static void try_masks(void)
+{
+    struct sigaction action = { .sa_handler = on_masked };
+    sigset_t blocked, waiting, pending;
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGUSR1);
+    sigaddset(&blocked, SIGUSR2);
+    sigfillset(&waiting);
+    sigdelset(&waiting, SIGUSR1);
+    sigdelset(&waiting, SIGUSR2);
+    MUST(sigaction(SIGUSR1, &action, NULL) == 0 && sigaction(SIGUSR2, &action, NULL) == 0);
+    MUST(sigprocmask(SIG_BLOCK, &blocked, NULL) == 0);
+    const char *names[] = { "sigsuspend", "ppoll", "pselect", "epoll_pwait" };
+    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    for (int call = 0; call < 4; call++) {
+        struct timespec limit = { .tv_sec = 5 };
+        struct epoll_event event;
+        masks_seen[0] = 0;
+        MUST(raise(SIGUSR1) == 0 && raise(SIGUSR2) == 0);
+        int result = call == 0   ? sigsuspend(&waiting)
+                     : call == 1 ? ppoll(NULL, 0, &limit, &waiting)
+                     : call == 2 ? pselect(0, NULL, NULL, NULL, &limit, &waiting)
+                                 : epoll_pwait(epoll, &event, 1, 5000, &waiting);
+        int error = errno;
+        MUST(sigpending(&pending) == 0);
+        SAY("%s: %d, %s;%s; still pending %d", names[call], result, name_of(error), masks_seen,
+            sigismember(&pending, SIGUSR1) + sigismember(&pending, SIGUSR2));
+    }
+    close(epoll);
+    MUST(sigprocmask(SIG_UNBLOCK, &blocked, NULL) == 0);
+}
+
+// After SA_RESETHAND a signal that is ignored by default disturbs nobody.
+static void try_reset(void)
+{
+    struct sigaction action = { .sa_handler = on_alarm, .sa_flags = SA_RESETHAND };
+    MUST(sigaction(SIGURG, &action, NULL) == 0 && raise(SIGURG) == 0);
+    handled = 0;
+    pid_t child = fork();
+    if (child == 0) {
+        usleep(50000);
+        kill(getppid(), SIGURG);
+        usleep(100000);
+        _exit(0);
+    }
+    long result = waitpid(child, NULL, 0);
+    SAY("SA_RESETHAND: handled %d, waitpid %s", (int)handled, result == child ? "ok" : name_of(errno));
+}
+
 int main(void)
 {
     MUST(pipe(pipe_fds) == 0 && socketpair(AF_UNIX, SOCK_STREAM, 0, pair_fds) == 0);
@@ -149,5 +212,7 @@ int main(void)
         try_wait(ways[i]);
     }
     try_pause_and_suspend();
+    try_masks();
+    try_reset();
     return 0;
 }

@@ -30,7 +30,8 @@ extern "C" fn pegasus_syscall(regs: &mut Regs) {
     let nr = regs.rax & 0xffff_ffff;
     let trapped = thread.area.path.get() == 1;
     count(thread, nr, trapped);
-    if trapped {
+    // A child that borrows its parent's memory leaves its locks alone: it may be killed without its parent.
+    if trapped && !thread.process().is_borrower() {
         thread
             .process()
             .rewriter

@@ -11,8 +11,16 @@
 use crate::task::Thread;
 use core::alloc::Layout;
 use core::sync::atomic::{AtomicUsize, Ordering};
-use pegasus_abi::mman::MADV_REMOVE;
-use pegasus_contract::layout::{ARENA_LEN, arena_base};
+use pegasus_abi::Result;
+use pegasus_abi::mman::{
+    MADV_REMOVE, MAP_ANONYMOUS, MAP_FIXED_NOREPLACE, MAP_NORESERVE, MAP_PRIVATE, PROT_READ,
+    PROT_WRITE,
+};
+use pegasus_contract::layout::{
+    ARENA_BASE, ARENA_LEN, PRIVATE_ARENA_BASE, PRIVATE_ARENA_LEN, arena_base,
+};
+use pegasus_contract::record::ProcessRecord;
+use pegasus_host::memory;
 use pegasus_sync::Lock;
 use talc::{ErrOnOom, Span, Talc};
 
@@ -37,6 +45,47 @@ impl Arena {
     pub fn create(index: usize) -> &'static Arena {
         let base = arena_base(index);
         Self::cool_down(base);
+        Self::create_at(base, ARENA_LEN)
+    }
+
+    /// Makes an arena in private memory for a child of this arena's process, which shall have it all to itself: it is
+    /// made before `fork`, and given back in the parent ([`Arena::unmap_private`]) after it. `slot` is the process's.
+    pub fn create_private(&self, slot: usize) -> Result<&'static Arena> {
+        let pair = PRIVATE_ARENA_BASE + 2 * slot * PRIVATE_ARENA_LEN;
+        let base = if self.base() == pair {
+            pair + PRIVATE_ARENA_LEN
+        } else {
+            pair
+        };
+        let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
+        // SAFETY: NOREPLACE: nothing mapped is touched.
+        unsafe {
+            memory::mmap(
+                base,
+                PRIVATE_ARENA_LEN,
+                PROT_READ | PROT_WRITE,
+                flags,
+                usize::MAX,
+                0,
+            )?;
+        }
+        Ok(Self::create_at(base, PRIVATE_ARENA_LEN))
+    }
+
+    /// Takes the parent's copy of a child's private arena away.
+    ///
+    /// # Safety
+    /// Made by [`Arena::create_private`] in this process; nothing in it may be used any more.
+    pub unsafe fn unmap_private(&'static self) {
+        // SAFETY: the caller's promise.
+        let _ = unsafe { memory::munmap(self.base(), PRIVATE_ARENA_LEN) };
+    }
+
+    fn base(&self) -> usize {
+        &raw const *self as usize
+    }
+
+    fn create_at(base: usize, len: usize) -> &'static Arena {
         let arena = base as *mut Arena;
         // SAFETY: `base` is mapped, page aligned and unused.
         unsafe {
@@ -44,7 +93,7 @@ impl Arena {
                 memory: Lock::new(Talc::new(ErrOnOom)),
                 extent: AtomicUsize::new(base),
             });
-            let span = Span::new((base + HEAD_LEN) as *mut u8, (base + ARENA_LEN) as *mut u8);
+            let span = Span::new((base + HEAD_LEN) as *mut u8, (base + len) as *mut u8);
             let _ = (*arena).memory.lock().claim(span);
             &*arena
         }
@@ -74,6 +123,19 @@ impl Arena {
         memory
     }
 
+    /// A record of zeroes in the arena, or `None` when it is full.
+    pub fn place_record(&self) -> Option<&'static ProcessRecord> {
+        let place = self.allocate(Layout::new::<ProcessRecord>());
+        if place.is_null() {
+            return None;
+        }
+        // SAFETY: freshly allocated; a record is nothing but atomic integers, of which zero is a value.
+        unsafe {
+            place.write_bytes(0, size_of::<ProcessRecord>());
+            Some(&*place.cast::<ProcessRecord>())
+        }
+    }
+
     /// Moves `value` into the arena, for as long as the arena lives.
     pub fn place<T>(&self, value: T) -> &'static T {
         let place = self.allocate(Layout::new::<T>()).cast::<T>();
@@ -100,8 +162,12 @@ pub fn allocate(layout: Layout) -> *mut u8 {
 /// `memory` came from [`allocate`] with the same layout. It may belong to another arena of the same
 /// container (a child frees nothing of its parent's, but a `vfork` child shares its parent's arena).
 pub unsafe fn release(memory: *mut u8, layout: Layout) {
-    let index = (memory as usize - arena_base(0)) / ARENA_LEN;
-    let arena = arena_base(index) as *const Arena;
+    let (first, len) = if memory as usize >= PRIVATE_ARENA_BASE {
+        (PRIVATE_ARENA_BASE, PRIVATE_ARENA_LEN)
+    } else {
+        (ARENA_BASE, ARENA_LEN)
+    };
+    let arena = (first + (memory as usize - first) / len * len) as *const Arena;
     // SAFETY: the memory lies in the arena whose head this is.
     unsafe {
         if let Some(memory) = core::ptr::NonNull::new(memory) {

@@ -14,7 +14,9 @@ pub const ARGS_LEN_MAX: usize = 6 << 20;
 pub const ARG_LEN_MAX: usize = 128 << 10;
 /// How deep `#!` interpreters may nest (Linux: 5 rewrites of the binary, then ELOOP).
 pub const INTERPRETERS_MAX: usize = 5;
-/// Largest stack reserved for an unlimited RLIMIT_STACK.
-pub const STACK_LEN_MAX: usize = 1 << 30;
+/// Least room kept for the stack: a program may raise RLIMIT_STACK while it runs (Linux: `MIN_GAP` of `mmap_base`, 128 MiB).
+pub const STACK_LEN_MIN: usize = 128 << 20;
+/// Largest stack reserved, for an unlimited RLIMIT_STACK. Only addresses: nothing is mapped before it is used.
+pub const STACK_LEN_MAX: usize = 64 << 30;
 /// Gap that Linux keeps below a growing stack (`stack_guard_gap`), 256 pages.
 pub const STACK_GUARD_LEN: usize = 1 << 20;

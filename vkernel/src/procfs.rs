@@ -80,7 +80,7 @@ impl View {
         let own = Process::current();
         let record = match self.pid {
             None => own.record(),
-            Some(pid) => find(own.container, pid)?,
+            Some(pid) => find(own, pid)?,
         };
         let mut path = Vec::with_capacity(EXE_LEN);
         for word in &record.exe {
@@ -146,11 +146,12 @@ fn keep(fd: file::OwnedFd, flags: usize) -> Result {
     Ok(fd.into_number())
 }
 
-fn find(container: u32, pid: i32) -> Option<&'static ProcessRecord> {
+fn find(seeker: &Process, pid: i32) -> Option<&'static ProcessRecord> {
     header().processes.iter().find(|record| {
         let state = record.state.load(Ordering::Relaxed);
         (state == ProcessState::Resident as u32 || state == ProcessState::Satellite as u32)
-            && record.container.load(Ordering::Relaxed) == container
+            && record.container.load(Ordering::Relaxed) == seeker.container
+            && record.namespace.load(Ordering::Relaxed) == seeker.namespace()
             && record.pid.load(Ordering::Relaxed) == pid
     })
 }

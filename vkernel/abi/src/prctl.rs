@@ -38,7 +38,11 @@ pub const CAP_LAST: u32 = 40;
 
 pub const SECCOMP_SET_MODE_FILTER: usize = 1;
 
+/// Bit of personality(2): no address is chosen at random.
+pub const ADDR_NO_RANDOMIZE: usize = 0x004_0000;
+
 pub const RLIMIT_STACK: usize = 3;
+pub const RLIMIT_MEMLOCK: usize = 8;
 pub const RLIMIT_AS: usize = 9;
 pub const RLIM_INFINITY: u64 = u64::MAX;
 

@@ -38,6 +38,8 @@ pub const SS_AUTODISARM: u32 = 1 << 31;
 /// Smallest alternate stack that sigaltstack(2) takes.
 pub const MINSIGSTKSZ: usize = 2048;
 
+/// `si_code` of a call that a seccomp filter has stopped with SECCOMP_RET_TRAP.
+pub const SYS_SECCOMP: i32 = 1;
 /// `si_code` of a call stopped by syscall user dispatch.
 pub const SYS_USER_DISPATCH: i32 = 2;
 pub const SI_QUEUE: i32 = -1;

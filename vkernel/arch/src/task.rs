@@ -39,26 +39,25 @@ global_asm!(
     "    mov rdi, rdx",
     "    call rsi",
     "    ud2",
-    // extern "C" fn(state, status) -> !: from the store on, the stack may belong to another thread.
+    // extern "C" fn(state, value, nr, status) -> !: from the store on, the stack may belong to another task.
     ".globl pegasus_vanish",
     "pegasus_vanish:",
-    "    mov dword ptr [rdi], 0",
-    "    mov edi, esi",
-    "    mov eax, {EXIT}",
+    "    mov eax, edx",
+    "    mov dword ptr [rdi], esi",
+    "    mov edi, ecx",
     "    syscall",
     "    ud2",
     ".popsection",
     CLONE = const nr::CLONE,
     CLONE3 = const nr::CLONE3,
     RT_SIGRETURN = const nr::RT_SIGRETURN,
-    EXIT = const nr::EXIT,
 );
 
 unsafe extern "C" {
     fn pegasus_clone(flags: u64, stack: usize, parent: usize, child: usize, tls: usize) -> usize;
     fn pegasus_clone3(args: *const pegasus_abi::clone::CloneArgs, len: usize) -> usize;
     fn pegasus_run_on(stack_top: usize, function: extern "C" fn(usize) -> !, argument: usize) -> !;
-    fn pegasus_vanish(state: *const u32, status: i32) -> !;
+    fn pegasus_vanish(state: *const u32, value: u32, nr: usize, status: i32) -> !;
     static pegasus_restorer: u8;
 }
 
@@ -138,13 +137,19 @@ pub unsafe fn run_on(stack_top: usize, function: extern "C" fn(usize) -> !, argu
     unsafe { pegasus_run_on(stack_top, function, argument) }
 }
 
-/// Ends the calling thread; `state` becomes 0 when its vkernel stack is no longer used.
+/// Ends the calling thread, or with it the process, by call `nr`; `state` becomes `value` when its vkernel stack is no
+/// longer used.
 ///
 /// # Safety
 /// All signals must be blocked: nothing may use this stack any more.
-pub unsafe fn vanish(state: &core::sync::atomic::AtomicU32, status: i32) -> ! {
+pub unsafe fn vanish(
+    state: &core::sync::atomic::AtomicU32,
+    value: u32,
+    nr: usize,
+    status: i32,
+) -> ! {
     // SAFETY: the caller's promise.
-    unsafe { pegasus_vanish(state.as_ptr(), status) }
+    unsafe { pegasus_vanish(state.as_ptr(), value, nr, status) }
 }
 
 /// The restorer for handlers that the vkernel registers with the kernel.

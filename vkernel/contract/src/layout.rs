@@ -37,6 +37,12 @@ pub const PROCESSES_MAX: usize = 1024;
 /// Length of the memfd behind the heap. It is sparse: untouched pages cost nothing.
 pub const HEAP_LEN: usize = HEAP_HEADER_LEN + ARENA_LEN * PROCESSES_MAX;
 
+/// Arenas in private memory, for the processes that find no record: two for each slot, because a process that lives in
+/// one makes its child's in the other.
+pub const PRIVATE_ARENA_BASE: usize = HEAP_BASE + HEAP_LEN;
+pub const PRIVATE_ARENA_LEN: usize = 256 << 20;
+pub const PRIVATE_ARENAS_END: usize = PRIVATE_ARENA_BASE + 2 * SLOTS_MAX * PRIVATE_ARENA_LEN;
+
 pub const CONTAINERS_MAX: usize = 36;
 pub const SLOT_LEN: usize = 0x200_0000_0000;
 pub const SLOTS_MAX: usize = 38;
@@ -44,7 +50,7 @@ const SLOTS_LOW_BASE: usize = 0x2800_0000_0000;
 const SLOTS_LOW_COUNT: usize = 22;
 const SLOTS_HIGH_BASE: usize = 0x5800_0000_0000;
 
-const _: () = assert!(HEAP_BASE + HEAP_LEN <= VKERNEL_END);
+const _: () = assert!(PRIVATE_ARENAS_END <= VKERNEL_END);
 const _: () = assert!(IMAGE_BASE + IMAGE_LEN_MAX <= HEAP_BASE);
 const _: () = assert!(SLOTS_LOW_BASE + SLOTS_LOW_COUNT * SLOT_LEN == 0x5400_0000_0000);
 const _: () = assert!(CONTAINERS_MAX <= SLOTS_MAX);

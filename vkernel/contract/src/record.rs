@@ -33,7 +33,8 @@ pub struct HeapHeader {
     pub slots: AtomicU64,
     /// Record index + 1 of the process that owns the low window, or 0.
     pub low_window_owner: AtomicU32,
-    pub _pad: AtomicU32,
+    /// Number of the last pid namespace seen, see [`ProcessRecord::namespace`].
+    pub namespaces: AtomicU32,
     /// The auxiliary vector of the process that made the heap, (type, value) pairs up to AT_NULL.
     pub auxv: [[AtomicU64; 2]; AUXV_LEN],
     pub containers: [ContainerRecord; CONTAINERS_MAX],
@@ -94,11 +95,19 @@ pub struct ProcessRecord {
     pub state: AtomicU32,
     /// Index into `HeapHeader::containers`.
     pub container: AtomicU32,
-    /// As the container sees it.
+    /// As its parent, and thus in most cases the container, sees it.
     pub pid: AtomicI32,
     pub threads: AtomicU32,
     /// Slot index, or `u32::MAX` for a satellite.
     pub slot: AtomicU32,
+    /// Which pid namespace `pid` is a number of. Counted by the vkernel, without meaning outside it.
+    pub namespace: AtomicU32,
+    /// The pid namespace that the process is the first one of, if that is not `namespace`; else 0.
+    pub inner_namespace: AtomicU32,
+    /// Index + 1 of the record whose arena the process lives in, if that is not its own; else 0.
+    pub lender: AtomicU32,
+    /// How many processes live in the arena of this one.
+    pub lent: AtomicU32,
     pub _pad: AtomicU32,
     /// Number of calls recorded since tracing began; entry `n % TRACE_LEN` is the n-th.
     pub trace_head: AtomicU64,

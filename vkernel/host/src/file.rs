@@ -138,6 +138,12 @@ pub fn check_access(fd: usize, mode: usize, flags: usize) -> Result {
     }
 }
 
+/// faccessat2(2) on a path.
+pub fn check_access_at(dir: usize, path: &CStr, mode: usize, flags: usize) -> Result {
+    // SAFETY: the kernel only reads the path.
+    unsafe { call4(nr::FACCESSAT2, dir, path.as_ptr() as usize, mode, flags) }
+}
+
 /// Whether extended attribute `name` exists on the open file.
 pub fn has_attribute(fd: usize, name: &CStr) -> bool {
     // SAFETY: size 0: the kernel writes nothing.

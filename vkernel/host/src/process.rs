@@ -13,6 +13,12 @@ pub fn pid() -> i32 {
     unsafe { call1(nr::GETPID, 0) }.unwrap_or(0) as i32
 }
 
+/// 0 when the parent is in another pid namespace.
+pub fn parent_pid() -> i32 {
+    // SAFETY: touches no memory.
+    unsafe { call1(nr::GETPPID, 0) }.unwrap_or(0) as i32
+}
+
 pub fn tid() -> i32 {
     // SAFETY: touches no memory.
     unsafe { call1(nr::GETTID, 0) }.unwrap_or(0) as i32
@@ -200,6 +206,29 @@ pub fn set_namespace(fd: i32, kinds: u32) -> Result {
 pub fn unshare(flags: u64) -> Result {
     // SAFETY: touches no memory.
     unsafe { call1(nr::UNSHARE, flags as usize) }
+}
+
+/// personality(2), unchanged.
+pub fn personality() -> usize {
+    const QUERY: usize = 0xffff_ffff;
+    // SAFETY: touches no memory.
+    unsafe { call1(nr::PERSONALITY, QUERY) }.unwrap_or(0)
+}
+
+/// Takes back what the program has told the kernel about memory that goes: set_robust_list(2), set_tid_address(2).
+pub fn forget_thread_memory() {
+    const LIST_HEAD_LEN: usize = 24;
+    // SAFETY: clears two registrations; the kernel has nothing to write to any more.
+    unsafe {
+        let _ = call2(nr::SET_ROBUST_LIST, 0, LIST_HEAD_LEN);
+        let _ = call1(nr::SET_TID_ADDRESS, 0);
+    }
+}
+
+/// timer_delete(2).
+pub fn delete_timer(timer: i32) {
+    // SAFETY: touches no memory.
+    let _ = unsafe { call1(nr::TIMER_DELETE, timer as usize) };
 }
 
 /// setsid(2).

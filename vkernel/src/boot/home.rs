@@ -7,7 +7,8 @@
 use crate::boot::{arm, install_handlers, join, own};
 use crate::exec::Prepared;
 use crate::mm::Layout;
-use crate::task::{Process, Thread, claim_record, free_record, header, instance_kind, store_text};
+use crate::task::record::{claim_record, free_record};
+use crate::task::{Process, Thread, header, instance_kind, store_text};
 use core::sync::atomic::Ordering;
 use pegasus_abi::clone::{CLONE_FILES, CLONE_NEWPID, CLONE_VM};
 use pegasus_abi::prctl::PR_SET_PDEATHSIG;
@@ -41,7 +42,8 @@ fn change_state(container: &ContainerRecord, state: ContainerState) {
 pub fn spawn(args: &mut SpawnHomeArgs) -> Result {
     let container = claim_container()?;
     let made = claim_slot().and_then(|slot| {
-        let record = claim_record(container)?;
+        // The caller is in no container's pid namespace.
+        let record = claim_record(container, 0).ok_or(Errno::EAGAIN)?;
         let (process, thread) = own::make_process(record, container, Layout::Slot(slot))?;
         process.record().slot.store(slot as u32, Ordering::Relaxed);
         Ok((record, slot, thread))

@@ -6,12 +6,12 @@ use crate::exec::{self, Prepared, Strings, Unprepared};
 use crate::heap::Arena;
 use crate::mm::{Layout, Space};
 use crate::rewrite::Rewriter;
-use crate::task::{Process, ProcessArgs, Thread, claim_record, free_record, header};
+use crate::task::record::{claim_record, free_record, new_namespace};
+use crate::task::{Process, ProcessArgs, Thread, header};
 use crate::usermem::UserPtr;
 use alloc::boxed::Box;
 use core::sync::atomic::Ordering;
 use pegasus_abi::fcntl::{AT_FDCWD, PATH_MAX};
-use pegasus_abi::nr;
 use pegasus_abi::prctl::{RLIM_INFINITY, RLIMIT_AS, Rlimit};
 use pegasus_abi::signal::{SIGNALS_MAX, SigAction};
 use pegasus_abi::{Errno, Result};
@@ -23,10 +23,12 @@ use pegasus_host::memory;
 
 /// The only container of an own instance.
 const CONTAINER: u32 = 0;
+/// Of the first process's parent: none that the vkernel knows.
+const NO_NAMESPACE: u32 = 0;
 
 /// See [`pegasus_contract::boot::Operation::RunOwn`].
 pub fn run(args: &OwnArgs) -> Result {
-    let record = claim_record(CONTAINER)?;
+    let record = claim_record(CONTAINER, NO_NAMESPACE).ok_or(Errno::EAGAIN)?;
     let (process, thread) = make_process(record, CONTAINER, Layout::Whole)?;
     // SAFETY: made for this task.
     unsafe { pegasus_arch::task::attach(&thread.area) };
@@ -52,9 +54,12 @@ pub fn make_process(
     layout: Layout,
 ) -> Result<(&'static Process, &'static Thread)> {
     let arena = Arena::create(record as usize);
+    let namespace = new_namespace();
     let process = Process::create(ProcessArgs {
         arena,
-        record,
+        record: &header().processes[record as usize],
+        record_index: record,
+        namespace,
         container,
         space: arena.place(Space::new(layout)),
         rewriter: arena.place(Rewriter::new()),
@@ -66,6 +71,10 @@ pub fn make_process(
         },
     });
     let thread = Thread::create_first(process)?;
+    process
+        .record()
+        .namespace
+        .store(namespace, Ordering::Relaxed);
     process
         .record()
         .state
@@ -143,11 +152,7 @@ pub fn run_first(program: Prepared) -> ! {
 fn unmap_runtime() {
     let kept = crate::procfs::vdso_range().unwrap_or_else(guessed_vdso_range);
     // What the kernel would write to or walk at exit lies in that memory.
-    // SAFETY: clears two registrations of the runtime's libc.
-    unsafe {
-        let _ = pegasus_host::raw::call2(nr::SET_ROBUST_LIST, 0, 24);
-        let _ = pegasus_host::raw::call1(nr::SET_TID_ADDRESS, 0);
-    }
+    pegasus_host::process::forget_thread_memory();
     let gone = [
         0x1000..VKERNEL_BASE,
         VKERNEL_END..kept.start,

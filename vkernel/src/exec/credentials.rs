@@ -58,6 +58,13 @@ pub fn after_exec() -> Result<Capabilities> {
     })
 }
 
+/// Whether real, effective and saved ids are not all the same. execve(2) then changes the saved ones, and more than one
+/// rule hangs on the difference (AT_SECURE, capabilities): left to Linux.
+pub fn differ_from_effective() -> bool {
+    let differ = |(real, effective, saved)| real != effective || saved != effective;
+    differ(process::user_ids()) || differ(process::group_ids())
+}
+
 /// Whether Linux would give more capabilities than [`after_exec`] can.
 pub fn regains_on_exec() -> bool {
     let Ok(now) = process::capabilities() else {

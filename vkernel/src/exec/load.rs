@@ -3,19 +3,20 @@
 
 use crate::exec::Prepared;
 use crate::exec::image::OpenImage;
-use crate::limits::{STACK_GUARD_LEN, STACK_LEN_MAX};
+use crate::limits::{STACK_GUARD_LEN, STACK_LEN_MAX, STACK_LEN_MIN};
 use crate::mm::{Layout, SpaceInner};
 use crate::signal::is_kept;
 use crate::task::{Process, Thread, header};
 use crate::usermem::UserPtr;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
+use pegasus_abi::clone::CLONE_FILES;
 use pegasus_abi::mman::{
     MAP_ANONYMOUS, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_PRIVATE, MAP_STACK, PAGE_LEN, PROT_EXEC,
     PROT_READ, PROT_WRITE, page_down, page_up,
 };
 use pegasus_abi::prctl::{
-    PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NAME, PrctlMmMap, RLIM_INFINITY, RLIMIT_STACK,
+    ADDR_NO_RANDOMIZE, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NAME, PrctlMmMap, RLIMIT_STACK,
 };
 use pegasus_abi::signal::{SIG_DFL, SIG_IGN, SIGNALS_MAX, SigAction, StackT};
 use pegasus_abi::{Errno, Result};
@@ -36,8 +37,12 @@ const STACK_RANDOM_PAGES: usize = 1 << 14;
 /// Replaces the calling thread's program, which must be the only thread. From here on, failure kills.
 pub fn load(thread: &'static Thread, program: Prepared) {
     let process = thread.process();
+    // Linux closes in a table of the process's own, too. Not shared: nothing to do; forbidden: then it stays shared.
+    let _ = host::unshare(CLONE_FILES);
     close_on_exec(&program);
     reset_signals(thread);
+    process.delete_timers();
+    host::forget_thread_memory();
     process.rewriter.clear();
     process.space.lock().unmap_all();
     match try_load(process, &program) {
@@ -188,6 +193,9 @@ pub fn fits(process: &Process, main: &OpenImage) -> bool {
 }
 
 fn random_below(bound: usize) -> usize {
+    if host::personality() & ADDR_NO_RANDOMIZE != 0 {
+        return 0;
+    }
     let mut bytes = [0; 8];
     host::random(&mut bytes);
     usize::from_le_bytes(bytes) % bound
@@ -201,12 +209,8 @@ fn build_stack(
     interpreter_base: u64,
 ) -> Result<StackImage> {
     let limit = host::limit(0, RLIMIT_STACK)?.soft;
-    let reserved = if limit == RLIM_INFINITY {
-        STACK_LEN_MAX
-    } else {
-        (limit as usize).min(STACK_LEN_MAX)
-    };
-    let reserved = page_up(reserved.max(STACK_HEADROOM * 2)).ok_or(Errno::ENOMEM)?;
+    let reserved = limit.clamp(STACK_LEN_MIN as u64, STACK_LEN_MAX as u64) as usize;
+    let reserved = page_up(reserved).ok_or(Errno::ENOMEM)?;
     let whole = reserved + STACK_GUARD_LEN;
     let place = space.pick(whole, 0)?;
     let top =
@@ -233,6 +237,7 @@ fn build_stack(
         )?;
     }
     space.note_mapped(place..place + whole, false);
+    space.note_stack_growth(place..bottom);
     space.set_top(place);
     UserPtr(image.sp as usize).write_bytes(&image.bytes)?;
     Ok(image)

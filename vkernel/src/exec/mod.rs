@@ -11,6 +11,7 @@ mod prepare;
 
 use crate::entry::Call;
 use crate::limits::{ARG_LEN_MAX, ARGS_LEN_MAX};
+use crate::signal::ALL_BUT_KEPT;
 use crate::task::{Process, Thread};
 use crate::usermem::UserPtr;
 use alloc::boxed::Box;
@@ -21,6 +22,12 @@ use pegasus_abi::{Errno, Result};
 
 pub use load::{check_args, fits, load, show_program};
 pub use prepare::{Prepared, Unprepared, prepare};
+
+/// A doorbell may come too early, or be lost among other SIGSYS: it is rung again after so long.
+const RING_AGAIN_NS: u64 = 10_000_000;
+
+/// Only Linux can give another thread the leader's identity.
+const LEADER_GONE: Unprepared = Unprepared::NeedsNative("its main thread has exited");
 
 /// Strings as execve(2) takes them, without their NULs.
 pub struct Strings {
@@ -86,27 +93,79 @@ pub fn replace(call: &Call, program: Prepared) -> core::result::Result<(), Unpre
     }
     let leader = leader_of(process);
     let Some(leader) = leader else {
-        // The leader has left: only Linux can give this thread its identity.
         pegasus_host::signal::set_mask(mask);
-        return Err(Unprepared::NeedsNative("its main thread has exited"));
+        return Err(LEADER_GONE);
     };
     let won = process
         .exec_owner
         .compare_exchange(0, leader.tid() as u32, Ordering::AcqRel, Ordering::Relaxed)
         .is_ok();
+    let is_leader = core::ptr::eq(leader, thread);
     if !won {
-        // Another thread replaces the program; this one leaves with the rest.
+        // Another thread replaces the program; this one leaves with the rest, or loads that program.
+        drop(request);
+        if is_leader {
+            finish_taken_over(thread, await_request(process));
+            return Ok(());
+        }
         crate::syscall::task::leave(thread, 0);
     }
-    if core::ptr::eq(leader, thread) {
+    if is_leader {
         ring_others(thread);
         wait_until_alone(thread);
         finish(thread, request);
         return Ok(());
     }
     *process.exec_request.lock() = Some(Box::new(request));
+    hand_over(thread, leader, mask)
+}
+
+/// Waits until the leader has taken the request. If it has left instead, only Linux can go on.
+fn hand_over(
+    thread: &'static Thread,
+    leader: &'static Thread,
+    mask: SigSet,
+) -> core::result::Result<(), Unprepared> {
+    let process = thread.process();
     ring_others(thread);
-    crate::syscall::task::leave(thread, 0)
+    loop {
+        let departures = process.departures.load(Ordering::Acquire);
+        let has_left = leader.alive.load(Ordering::Acquire) == 0;
+        let mut request = process.exec_request.lock();
+        if request.is_none() {
+            drop(request);
+            crate::syscall::task::leave(thread, 0);
+        }
+        if has_left {
+            *request = None;
+            drop(request);
+            process.exec_owner.store(0, Ordering::Release);
+            pegasus_host::signal::set_mask(mask);
+            return Err(LEADER_GONE);
+        }
+        drop(request);
+        pegasus_host::futex::wait_for(&process.departures, departures, RING_AGAIN_NS);
+        crate::signal::doorbell::ring(leader);
+    }
+}
+
+/// The program that another thread wants the leader to load.
+fn await_request(process: &Process) -> Box<Request> {
+    loop {
+        let departures = process.departures.load(Ordering::Acquire);
+        if let Some(request) = take_request(process) {
+            return request;
+        }
+        pegasus_host::futex::wait_for(&process.departures, departures, RING_AGAIN_NS);
+    }
+}
+
+fn take_request(process: &Process) -> Option<Box<Request>> {
+    let request = process.exec_request.lock().take()?;
+    // Whoever has put it down waits for this.
+    process.departures.fetch_add(1, Ordering::Release);
+    pegasus_host::futex::wake(&process.departures, u32::MAX >> 1);
+    Some(request)
 }
 
 fn leader_of(process: &Process) -> Option<&'static Thread> {
@@ -134,7 +193,7 @@ fn wait_until_alone(thread: &'static Thread) {
             return;
         }
         // Rung again from time to time: a thread that was just being created has not heard the first.
-        pegasus_host::futex::wait_for(&process.departures, departures, 10_000_000);
+        pegasus_host::futex::wait_for(&process.departures, departures, RING_AGAIN_NS);
         ring_others(thread);
     }
 }
@@ -147,9 +206,7 @@ pub fn give_way(thread: &'static Thread) -> ! {
 /// The leader, rung because another thread called execve(2): loads the program in its stead. Does not
 /// return if there is one to load.
 pub fn take_over(thread: &'static Thread) {
-    let request = thread.process().exec_request.lock().take();
-    if let Some(request) = request {
-        // The caller puts the request down before it rings, and leaves after.
+    if let Some(request) = take_request(thread.process()) {
         crate::boot::continue_on_own_stack(thread, Box::leak(request));
     }
 }
@@ -168,5 +225,12 @@ fn finish(thread: &'static Thread, request: Request) {
     process.exec_owner.store(0, Ordering::Release);
     let (mask, hidden) = request.mask;
     thread.hidden_mask.set(hidden);
-    pegasus_host::signal::set_mask(mask);
+    let stash = thread.stash();
+    if stash.valid {
+        // The leader was on its way out with a signal when it was asked to load: that goes to the new program.
+        stash.uc.sigmask = mask;
+        pegasus_host::signal::set_mask(ALL_BUT_KEPT);
+    } else {
+        pegasus_host::signal::set_mask(mask);
+    }
 }

@@ -6,8 +6,11 @@ use crate::exec::image::{self, OpenImage};
 use crate::limits::INTERPRETERS_MAX;
 use alloc::ffi::CString;
 use alloc::vec::Vec;
-use pegasus_abi::fcntl::{AT_FDCWD, O_NOFOLLOW, O_RDONLY, S_IFMT, S_IFREG, ST_NOEXEC, X_OK};
-use pegasus_abi::{Errno, Result};
+use pegasus_abi::Errno;
+use pegasus_abi::fcntl::{
+    AT_EACCESS, AT_FDCWD, AT_SYMLINK_NOFOLLOW, O_NOCTTY, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, S_IFMT,
+    S_IFREG, ST_NOEXEC, X_OK,
+};
 use pegasus_host::file::{self, OwnedFd};
 use pegasus_host::process::Capabilities;
 use pegasus_loader::elf::{ElfError, Kind};
@@ -91,6 +94,11 @@ pub fn prepare(
             "it regains capabilities of the bounding set",
         ));
     }
+    if credentials::differ_from_effective() {
+        return Err(Unprepared::NeedsNative(
+            "its saved or real ids differ from the effective ones",
+        ));
+    }
     let capabilities = credentials::after_exec()?;
     let main = image::read(opened).map_err(|error| unprepared(error, ElfError::errno))?;
     let interpreter = open_interpreter(&main)?;
@@ -106,18 +114,37 @@ pub fn prepare(
 }
 
 /// Opens an executable file. ENOENT, EACCES … as execve(2).
-fn open_program(dir: usize, path: &[u8], no_follow: bool) -> Result<OwnedFd> {
+fn open_program(
+    dir: usize,
+    path: &[u8],
+    no_follow: bool,
+) -> core::result::Result<OwnedFd, Unprepared> {
     let path = CString::new(path).map_err(|_| Errno::ENOENT)?;
-    let flags = if no_follow { O_NOFOLLOW } else { 0 };
-    // O_PATH would do without read permission, but then nothing could be mapped: such files run native.
-    let fd = file::open_at(dir, &path, O_RDONLY | flags)?;
+    let (open_flags, access_flags) = if no_follow {
+        (O_NOFOLLOW, AT_SYMLINK_NOFOLLOW)
+    } else {
+        (0, 0)
+    };
+    // execve(2) opens nothing but regular files: a pipe without a writer must not stop this, nor a terminal be taken.
+    let open_flags = O_RDONLY | O_NONBLOCK | O_NOCTTY | open_flags;
+    let fd = match file::open_at(dir, &path, open_flags) {
+        Err(Errno::EACCES)
+            if file::check_access_at(dir, &path, X_OK, AT_EACCESS | access_flags).is_ok() =>
+        {
+            // O_PATH would do without read permission, but then nothing could be mapped.
+            return Err(Unprepared::NeedsNative("a program that may not be read"));
+        }
+        // Linux needs no number to run a program.
+        Err(Errno::EMFILE) => return Err(Unprepared::NeedsNative("no descriptor is free")),
+        opened => opened?,
+    };
     let stat = file::stat(fd.number())?;
     if stat.mode & S_IFMT != S_IFREG {
-        return Err(Errno::EACCES);
+        return Err(Errno::EACCES.into());
     }
-    file::check_access(fd.number(), X_OK, pegasus_abi::fcntl::AT_EACCESS)?;
+    file::check_access(fd.number(), X_OK, AT_EACCESS)?;
     if file::stat_file_system(fd.number())?.flags & ST_NOEXEC != 0 {
-        return Err(Errno::EACCES);
+        return Err(Errno::EACCES.into());
     }
     Ok(fd)
 }

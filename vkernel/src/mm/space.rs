@@ -85,6 +85,8 @@ pub struct Inner {
     pub brk: usize,
     /// mlockall(MCL_FUTURE): flags to add to each mapping.
     pub future_flags: usize,
+    /// Where the stack may still grow to: taken, but not mapped yet.
+    stack_growth: (usize, usize),
     /// System V segments by address: shmdt(2) does not say how long they are.
     segments: BTreeMap<usize, usize>,
 }
@@ -131,6 +133,7 @@ impl Inner {
             brk_start: 0,
             brk: 0,
             future_flags: 0,
+            stack_growth: (0, 0),
             segments: BTreeMap::new(),
         }
     }
@@ -176,6 +179,10 @@ impl Inner {
     /// Makes the low window this process's, if it is free.
     pub fn claim_low_window(&mut self, record: u32) -> bool {
         use core::sync::atomic::Ordering;
+        if !self.is_resident {
+            // A child's address space is its own.
+            self.low_window = true;
+        }
         if !self.low_window {
             let owner = &crate::task::header().low_window_owner;
             self.low_window = owner
@@ -196,6 +203,8 @@ impl Inner {
         } else {
             self.text.remove(range.clone());
         }
+        // Whatever the kernel had there has made room for it.
+        self.foreign.remove(range.clone());
         self.taken.insert(range);
     }
 
@@ -260,6 +269,18 @@ impl Inner {
         let mut own = self.taken.clone();
         self.foreign.iter().for_each(|range| own.remove(range));
         own
+    }
+
+    /// Notes how far the stack, as it was mapped, may grow down.
+    pub fn note_stack_growth(&mut self, range: Range<usize>) {
+        self.stack_growth = (range.start, range.end);
+    }
+
+    /// [`Inner::mapped`] without the room that the stack has not grown into.
+    pub fn occupied(&self) -> RangeSet {
+        let mut occupied = self.mapped();
+        occupied.remove(self.stack_growth.0..self.stack_growth.1);
+        occupied
     }
 
     /// Marks a range as never to be used: the kernel has something of its own there.
@@ -329,6 +350,9 @@ impl Inner {
             match unsafe { memory::mmap(place, len, prot, fixed, fd, offset) } {
                 // Something of the kernel's own (vdso, a stack that grew): not to be used.
                 Err(Errno::EEXIST) => self.note_foreign(place..place + reserved),
+                Err(Errno::EINVAL) if self.layout == Layout::Whole => {
+                    return self.map_anywhere(len, prot, flags, fd, offset);
+                }
                 Err(error) => return Err(error),
                 Ok(at) => {
                     self.note_mapped(at..at + reserved, is_text);
@@ -336,6 +360,27 @@ impl Inner {
                 }
             }
         }
+    }
+
+    /// mmap(2) at an address of the kernel's choice: some drivers (io_uring) take no other.
+    fn map_anywhere(
+        &mut self,
+        len: usize,
+        prot: usize,
+        flags: usize,
+        fd: usize,
+        offset: usize,
+    ) -> Result {
+        // SAFETY: without MAP_FIXED nothing mapped is touched.
+        let at = unsafe { memory::mmap(0, len, prot, flags, fd, offset)? };
+        let range = at..at + page_up(len).ok_or(Errno::ENOMEM)?;
+        if !self.allows(&range) {
+            // SAFETY: just mapped, and known to nobody.
+            let _ = unsafe { memory::munmap(at, len) };
+            return Err(Errno::EINVAL);
+        }
+        self.note_mapped(range, false);
+        Ok(at)
     }
 
     /// The hint of mmap(2), if it may be followed.

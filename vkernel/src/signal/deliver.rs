@@ -11,8 +11,9 @@ use crate::task::{Process, Thread};
 use crate::usermem::UserPtr;
 use core::sync::atomic::Ordering;
 use pegasus_abi::signal::{
-    SA_NODEFER, SA_ONSTACK, SA_RESETHAND, SIG_DFL, SIG_IGN, SIGSEGV, SIGTRAP, SS_AUTODISARM,
-    SigAction, SigContext, SigFrame, SigInfo, SigSet, StackT, UContext, USER_CS, USER_DS, bit,
+    SA_NODEFER, SA_ONSTACK, SA_RESETHAND, SIG_DFL, SIG_IGN, SIGSEGV, SIGSYS, SIGTRAP,
+    SS_AUTODISARM, SYS_SECCOMP, SigAction, SigContext, SigFrame, SigInfo, SigSet, StackT, UContext,
+    USER_CS, USER_DS, bit,
 };
 use pegasus_abi::{Errno, Result};
 use pegasus_arch::area::pending;
@@ -38,6 +39,8 @@ struct Interrupted<'a> {
     flags: u64,
     /// Kernel-level mask to return to.
     mask: SigSet,
+    /// The mask that the program waited with when the signal came, if not that one: see `syscall::wait`.
+    waiting_mask: Option<SigSet>,
     fpstate: &'a [u8],
 }
 
@@ -56,6 +59,7 @@ pub fn from_kernel_frame(thread: &'static Thread, info: &SigInfo, uc: &mut UCont
                 regs: uc.mcontext,
                 flags: uc.flags,
                 mask: uc.sigmask,
+                waiting_mask: None,
                 // SAFETY: the kernel wrote that many bytes there, in the frame that `uc` is part of.
                 fpstate: unsafe {
                     core::slice::from_raw_parts(uc.mcontext.fpstate as *const u8, fp_len)
@@ -75,9 +79,15 @@ pub fn from_kernel_frame(thread: &'static Thread, info: &SigInfo, uc: &mut UCont
 /// Delivers the stashed signal on the way out of the vkernel. Does not return if a handler is entered.
 pub fn from_stash(thread: &'static Thread, regs: &mut Regs) {
     let stash = thread.stash();
-    let info = stash.info;
+    let waiting_mask = thread.waiting_mask.take();
+    let mut info = stash.info;
     let signal = info.signo as u32;
     restart_if_given_up(regs);
+    let is_filtered = signal == SIGSYS && info.code == SYS_SECCOMP;
+    if is_filtered {
+        // The call was the program's, wherever it was made on its behalf.
+        info.fields[0] = regs.rip as u64;
+    }
     let verdict = if hold_if_blocked(thread, &info) {
         Verdict::Ignore
     } else {
@@ -88,6 +98,11 @@ pub fn from_stash(thread: &'static Thread, regs: &mut Regs) {
         thread.area.clear_pending(pending::SIGNAL);
         if matches!(verdict, Verdict::Default) {
             take_default(thread.process(), &info);
+            if is_filtered {
+                // Made again, the call now ends the process.
+                regs.rax = Errno::ERESTARTSYS.to_return();
+                restart_if_given_up(regs);
+            }
         }
         pegasus_host::signal::set_mask(stash.uc.sigmask);
         return;
@@ -96,6 +111,7 @@ pub fn from_stash(thread: &'static Thread, regs: &mut Regs) {
         regs: context_of(regs),
         flags: stash.uc.flags,
         mask: stash.uc.sigmask,
+        waiting_mask,
         fpstate: &stash.fpstate[..stash.fp_len],
     };
     let entered = enter(thread, signal, &info, &action, &interrupted);
@@ -186,6 +202,13 @@ fn decide(process: &Process, info: &SigInfo) -> Verdict {
             let taken = *action;
             if taken.flags & SA_RESETHAND != 0 {
                 action.handler = SIG_DFL;
+                if !is_kept(signal) {
+                    // Else one that Linux ignores by default would still interrupt calls.
+                    // SAFETY: the default action runs no code.
+                    let _ = unsafe {
+                        pegasus_host::signal::action(signal, Some(&SigAction::default()), None)
+                    };
+                }
             }
             Verdict::Handle(taken)
         }
@@ -294,7 +317,7 @@ fn enter(
         .store(shard.signals.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     Ok((
         handler_regs(action, signal, frame_at, &interrupted.regs),
-        handler_mask(thread, signal, action, interrupted.mask),
+        handler_mask(thread, signal, action, interrupted),
     ))
 }
 
@@ -340,8 +363,16 @@ fn handler_regs(
     }
 }
 
-fn handler_mask(thread: &Thread, signal: u32, action: &SigAction, mask: SigSet) -> SigSet {
-    let mut wanted = mask | action.mask | thread.hidden_mask.get();
+fn handler_mask(
+    thread: &Thread,
+    signal: u32,
+    action: &SigAction,
+    interrupted: &Interrupted<'_>,
+) -> SigSet {
+    let before = interrupted
+        .waiting_mask
+        .unwrap_or(interrupted.mask | thread.hidden_mask.get());
+    let mut wanted = before | action.mask;
     if action.flags & SA_NODEFER == 0 {
         wanted |= bit(signal);
     }

@@ -12,7 +12,7 @@ use pegasus_abi::mman::{
     MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, PAGE_LEN, SHM_REMAP, SHM_RND, is_page_aligned,
     page_down, page_up,
 };
-use pegasus_abi::prctl::RLIM_INFINITY;
+use pegasus_abi::prctl::{RLIM_INFINITY, RLIMIT_MEMLOCK};
 use pegasus_abi::{Errno, Result, nr};
 use pegasus_contract::layout::{VKERNEL_BASE, VKERNEL_END};
 use pegasus_host::memory;
@@ -39,7 +39,7 @@ fn check_address_limit(process: &Process, space: &SpaceInner, more: usize) -> Re
     if limit == RLIM_INFINITY {
         return Ok(());
     }
-    let total = space.mapped().total_len().saturating_add(more) as u64;
+    let total = space.occupied().total_len().saturating_add(more) as u64;
     if total > limit {
         Err(Errno::ENOMEM)
     } else {
@@ -186,12 +186,13 @@ pub fn mlockall(call: &Call) -> Result {
     }
     let mut space = call.thread.process().space.lock();
     if flags & MCL_CURRENT != 0 {
+        check_lock_limit(&space)?;
         let on_fault = if flags & MCL_ONFAULT != 0 {
             MLOCK_ONFAULT
         } else {
             0
         };
-        for range in space.mapped().iter() {
+        for range in space.occupied().iter() {
             match memory::mlock2(range.start, range.len(), on_fault) {
                 // A hole or an inaccessible page: Linux locks what it can.
                 Ok(_) | Err(Errno::ENOMEM) => {}
@@ -205,6 +206,21 @@ pub fn mlockall(call: &Call) -> Result {
         0
     };
     Ok(0)
+}
+
+/// ENOMEM if all that is mapped exceeds RLIMIT_MEMLOCK. A limit of 0 is left to mlock2(2), which says EPERM.
+fn check_lock_limit(space: &SpaceInner) -> Result<()> {
+    const CAP_IPC_LOCK: u64 = 1 << 14;
+    let limit = pegasus_host::process::limit(0, RLIMIT_MEMLOCK)?.soft;
+    let is_exceeded = limit != 0 && space.occupied().total_len() as u64 > limit;
+    let capable = || {
+        pegasus_host::process::capabilities().is_ok_and(|sets| sets.effective & CAP_IPC_LOCK != 0)
+    };
+    if is_exceeded && !capable() {
+        Err(Errno::ENOMEM)
+    } else {
+        Ok(())
+    }
 }
 
 pub fn munlockall(call: &Call) -> Result {

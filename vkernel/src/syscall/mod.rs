@@ -6,3 +6,5 @@ pub mod process;
 pub mod signal;
 pub mod table;
 pub mod task;
+pub mod time;
+pub mod wait;

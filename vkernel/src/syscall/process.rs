@@ -6,11 +6,13 @@ use crate::exec::{self, Strings, Unprepared};
 use crate::signal::{KEPT, is_kept};
 use crate::syscall::path::exe_of;
 use crate::syscall::table::{forward, forward_as};
+use crate::task::record::change;
 use crate::task::{Process, instance_kind};
 use crate::usermem::UserPtr;
 use alloc::ffi::CString;
-use core::sync::atomic::Ordering;
-use pegasus_abi::fcntl::{AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, PATH_MAX};
+use pegasus_abi::fcntl::{
+    AT_EACCESS, AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, PATH_MAX, X_OK,
+};
 use pegasus_abi::prctl::{
     ARCH_GET_GS, ARCH_SET_GS, PR_SET_DUMPABLE, PR_SET_MDWE, PR_SET_MM, PR_SET_PDEATHSIG,
     PR_SET_SECCOMP, PR_SET_SYSCALL_USER_DISPATCH, PR_SET_THP_DISABLE, RLIM_INFINITY, RLIMIT_AS,
@@ -33,9 +35,8 @@ pub fn execveat(call: &Call) -> Result {
 
 /// The container's first process gets its new program in place; any other one is handed to Linux.
 fn run(call: &Call, dir: usize, path: usize, argv: usize, envp: usize, flags: usize) -> Result {
-    if !call.thread.process().is_container_init || flags & AT_EMPTY_PATH != 0 {
-        let reason = "a child's new program";
-        return run_native(call, reason, dir, path, argv, envp, flags);
+    if let Some(reason) = reason_for_native(call.thread.process(), flags) {
+        return run_native(call, reason);
     }
     if flags & !AT_SYMLINK_NOFOLLOW != 0 {
         return Err(Errno::EINVAL);
@@ -64,43 +65,73 @@ fn run(call: &Call, dir: usize, path: usize, argv: usize, envp: usize, flags: us
     match prepared {
         Ok(()) => Ok(0),
         Err(Unprepared::Errno(errno)) => Err(errno),
-        Err(Unprepared::NeedsNative(reason)) => {
-            run_native(call, reason, dir, path, argv, envp, flags)
-        }
+        Err(Unprepared::NeedsNative(reason)) => run_native(call, reason),
     }
 }
 
-/// Lets Linux replace the program, for `reason`: the process leaves the vkernel.
-#[allow(clippy::too_many_arguments, reason = "the arguments of execveat(2)")]
-fn run_native(
-    call: &Call,
-    reason: &str,
-    dir: usize,
-    path: usize,
-    argv: usize,
-    envp: usize,
-    flags: usize,
-) -> Result {
+/// Why a process cannot have its program replaced in place, whichever the program.
+fn reason_for_native(process: &Process, flags: usize) -> Option<&'static str> {
+    if !process.is_container_init {
+        Some("a child's new program")
+    } else if flags & AT_EMPTY_PATH != 0 {
+        Some("a program given by its descriptor")
+    } else if process.has_filter() {
+        // Loading makes calls that the program has perhaps forbidden itself.
+        Some("it has installed a seccomp filter")
+    } else if process.has_borrowers() {
+        Some("a child shares its memory")
+    } else {
+        None
+    }
+}
+
+/// Lets Linux replace the program, for `reason`: the process leaves the vkernel. It is the call that the program has made,
+/// so that a seccomp filter that allows one of the two sees that one.
+fn run_native(call: &Call, reason: &str) -> Result {
     let process = call.thread.process();
-    let exe = exe_of(path).and_then(|exe| CString::new(exe).ok());
-    let path = exe.as_ref().map_or(path, |exe| exe.as_ptr() as usize);
+    let mut args = call.args;
+    let path_at = if call.nr == nr::EXECVEAT { 1 } else { 0 };
+    let exe = exe_of(args[path_at]).and_then(|exe| CString::new(exe).ok());
+    if let Some(exe) = &exe {
+        args[path_at] = exe.as_ptr() as usize;
+    }
+    let record = process.record();
     process.set_native_reason(reason);
-    let limit = *process.address_limit.lock();
-    let state = process
-        .record()
-        .state
-        .swap(ProcessState::Native as u32, Ordering::AcqRel);
+    let state = [ProcessState::Resident, ProcessState::Satellite]
+        .into_iter()
+        .find(|&state| change(record, state, ProcessState::Native));
     let undo = SignalsForNative::hand_over(call, process);
-    let _ = pegasus_host::process::set_limit(RLIMIT_AS, &limit);
-    let failed = forward_as(nr::EXECVEAT, &[dir, path, argv, envp, flags, 0]);
-    let none = Rlimit {
-        soft: RLIM_INFINITY,
-        hard: RLIM_INFINITY,
-    };
-    let _ = pegasus_host::process::set_limit(RLIMIT_AS, &none);
+    let limit = *process.address_limit.lock();
+    let is_limited = limit != NO_LIMIT && can_succeed(call, &args);
+    if is_limited {
+        let _ = pegasus_host::process::set_limit(RLIMIT_AS, &limit);
+    }
+    let failed = forward_as(call.nr, &args);
+    if is_limited {
+        let _ = pegasus_host::process::set_limit(RLIMIT_AS, &NO_LIMIT);
+    }
     undo.take_back(call, process);
-    process.record().state.store(state, Ordering::Release);
+    if let Some(state) = state {
+        change(record, ProcessState::Native, state);
+    }
     failed
+}
+
+const NO_LIMIT: Rlimit = Rlimit {
+    soft: RLIM_INFINITY,
+    hard: RLIM_INFINITY,
+};
+
+/// Whether the program is there to be executed. Linux's RLIMIT_AS, once lowered, may not be raised again if it is not: with
+/// the vkernel's heap below that limit, nothing could be mapped any more.
+fn can_succeed(call: &Call, args: &[usize; 6]) -> bool {
+    let (dir, path, flags) = if call.nr == nr::EXECVEAT {
+        (args[0], args[1], args[4])
+    } else {
+        (AT_FDCWD, args[0], 0)
+    };
+    let flags = flags & (AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) | AT_EACCESS;
+    forward_as(nr::FACCESSAT2, &[dir, path, X_OK, flags, 0, 0]).is_ok()
 }
 
 /// The signal state that a program run by Linux inherits: masks and ignored signals as the container has them.
@@ -171,7 +202,7 @@ pub fn prctl(call: &Call) -> Result {
         PR_SET_PDEATHSIG if shared && call.thread.process().is_container_init => Ok(0),
         PR_SET_SECCOMP => {
             let done = forward(call)?;
-            call.thread.process().rewriter.freeze();
+            call.thread.process().note_filter();
             Ok(done)
         }
         _ => forward(call),
@@ -183,7 +214,7 @@ pub fn seccomp(call: &Call) -> Result {
     const SET_MODES: core::ops::RangeInclusive<usize> = 0..=1;
     let done = forward(call)?;
     if SET_MODES.contains(&call.args[0]) {
-        call.thread.process().rewriter.freeze();
+        call.thread.process().note_filter();
     }
     Ok(done)
 }

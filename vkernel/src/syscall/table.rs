@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use crate::entry::Call;
-use crate::syscall::{memory, path, process, signal, task};
+use crate::syscall::{memory, path, process, signal, task, time, wait};
 use pegasus_abi::errno::from_return;
 use pegasus_abi::nr::{self, NR_LEN};
 use pegasus_abi::{Errno, Result};
@@ -57,6 +57,14 @@ const ROWS: &[(usize, Support)] = &[
     (nr::RT_SIGPENDING, Full(signal::rt_sigpending)),
     (nr::RT_SIGRETURN, Full(signal::rt_sigreturn)),
     (nr::SIGALTSTACK, Full(signal::sigaltstack)),
+    (nr::RT_SIGSUSPEND, Full(wait::rt_sigsuspend)),
+    (nr::RT_SIGTIMEDWAIT, Full(wait::rt_sigtimedwait)),
+    (nr::PPOLL, Full(wait::ppoll)),
+    (nr::PSELECT6, Full(wait::pselect6)),
+    (nr::EPOLL_PWAIT, Full(wait::epoll_pwait)),
+    (nr::EPOLL_PWAIT2, Full(wait::epoll_pwait)),
+    (nr::TIMER_CREATE, Full(time::timer_create)),
+    (nr::TIMER_DELETE, Full(time::timer_delete)),
     (nr::CLONE, Full(task::clone)),
     (nr::CLONE3, Full(task::clone3)),
     (nr::FORK, Full(task::fork)),

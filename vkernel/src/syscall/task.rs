@@ -3,16 +3,23 @@
 
 use crate::entry::Call;
 use crate::heap::Arena;
-use crate::task::{Process, ProcessArgs, Thread, claim_record, free_record};
+use crate::mm::Layout;
+use crate::signal::is_kept;
+use crate::signal::receive::kernel_action;
+use crate::task::process::Borrower;
+use crate::task::record::{self, change, claim_record, free_record};
+use crate::task::{Process, ProcessArgs, Thread, header};
 use crate::usermem::UserPtr;
 use core::sync::atomic::Ordering;
 use pegasus_abi::clone::{
-    CLONE_ARGS_SIZE_MIN, CLONE_SIGHAND, CLONE_THREAD, CLONE_VFORK, CLONE_VM, CSIGNAL, CloneArgs,
+    CLONE_ARGS_SIZE_MIN, CLONE_CLEAR_SIGHAND, CLONE_SIGHAND, CLONE_THREAD, CLONE_VFORK, CLONE_VM,
+    CSIGNAL, CloneArgs,
 };
-use pegasus_abi::signal::{SIGCHLD, StackT};
-use pegasus_abi::{Errno, Result};
+use pegasus_abi::signal::{SIG_IGN, SIGCHLD, SIGNALS_MAX, SigAction, StackT};
+use pegasus_abi::{Errno, Result, nr};
 use pegasus_arch::area::Area;
-use pegasus_contract::record::ProcessState;
+use pegasus_contract::layout::USER_END;
+use pegasus_contract::record::{ProcessRecord, ProcessState};
 
 /// A clone(2) or clone3(2) as the container asked for it.
 struct Request {
@@ -81,7 +88,7 @@ pub fn clone3(call: &Call) -> Result {
     }
     if args.flags & CSIGNAL != 0
         || args.exit_signal > CSIGNAL
-        || (args.stack == 0) != (args.stack_size == 0)
+        || !is_possible_stack(args.stack, args.stack_size)
     {
         return Err(Errno::EINVAL);
     }
@@ -96,6 +103,12 @@ pub fn clone3(call: &Call) -> Result {
             extended: Some(args),
         },
     )
+}
+
+/// `clone3_stack_valid`: both or neither, and all of it in user space.
+fn is_possible_stack(stack: u64, len: u64) -> bool {
+    let end = stack.checked_add(len);
+    (stack == 0) == (len == 0) && end.is_some_and(|end| end <= USER_END as u64)
 }
 
 fn start(call: &Call, request: &Request) -> Result {
@@ -198,38 +211,88 @@ extern "C" fn begin_thread(area: &'static Area) {
     pegasus_host::signal::set_mask(thread.start_mask.get());
 }
 
-/// A child process that borrows its parent's memory: vfork(2), posix_spawn(3), or CLONE_VM alone.
-fn start_borrower(call: &Call, request: &Request) -> Result {
-    let parent = call.thread.process();
-    let record = claim_record(parent.container)?;
-    let child = Process::create(ProcessArgs {
+/// What a child process gets that is its own in any case.
+fn child_args(
+    parent: &Process,
+    request: &Request,
+    record: &'static ProcessRecord,
+    record_index: u32,
+) -> ProcessArgs {
+    let mut actions = *parent.actions.lock();
+    if request.flags & CLONE_CLEAR_SIGHAND != 0 {
+        for action in actions.iter_mut().filter(|a| a.handler != SIG_IGN) {
+            *action = SigAction::default();
+        }
+    }
+    record
+        .namespace
+        .store(parent.namespace(), Ordering::Relaxed);
+    ProcessArgs {
         arena: parent.arena,
         record,
+        record_index,
+        namespace: parent.namespace(),
         container: parent.container,
         space: parent.space,
         rewriter: parent.rewriter,
-        actions: *parent.actions.lock(),
+        actions,
         is_container_init: false,
         address_limit: *parent.address_limit.lock(),
-    });
-    let thread = match Thread::create_first(child) {
-        Ok(thread) => thread,
-        Err(error) => {
-            free_record(record);
-            return Err(error);
-        }
+    }
+}
+
+/// CLONE_CLEAR_SIGHAND has taken the vkernel's own handlers away as well. Nothing has trapped yet: the child is still in
+/// the vkernel.
+fn restore_kept_handlers() {
+    for signal in (1..=SIGNALS_MAX).filter(|&signal| is_kept(signal)) {
+        // SAFETY: the vkernel's handler may run anywhere.
+        let _ = unsafe { pegasus_host::signal::action(signal, Some(&kernel_action(0)), None) };
+    }
+}
+
+/// A child process that borrows its parent's memory: vfork(2), posix_spawn(3), or CLONE_VM alone.
+fn start_borrower(call: &Call, request: &Request) -> Result {
+    let parent = call.thread.process();
+    parent.has_borrowers();
+    let (record, index) = match claim_record(parent.container, parent.namespace()) {
+        Some(index) => (&header().processes[index as usize], index),
+        None => (
+            record::private_record(parent.arena, parent.container).ok_or(Errno::EAGAIN)?,
+            record::PRIVATE,
+        ),
     };
-    child
-        .record()
-        .state
-        .store(ProcessState::Satellite as u32, Ordering::Release);
-    prepare(call, thread, request);
-    let done = clone_to(call, thread, request, begin_borrower);
-    if done.is_err() || request.flags & CLONE_VFORK != 0 {
-        // Linux has kept this task waiting until the child had its own memory or was gone.
-        thread.release_memory();
+    let lender = parent.arena_record().unwrap_or(record::PRIVATE) + 1;
+    record.lender.store(lender, Ordering::Relaxed);
+    let child = Process::create(child_args(parent, request, record, index));
+    child.inherit_from(parent);
+    let Ok(thread) = Thread::create_first(child) else {
         child.release_memory();
-        free_record(record);
+        free_record(index);
+        return Err(Errno::EAGAIN);
+    };
+    prepare(call, thread, request);
+    thread
+        .clears_handlers
+        .set(request.flags & CLONE_CLEAR_SIGHAND != 0);
+    parent.count_lent(1);
+    let done = clone_to(call, thread, request, begin_borrower);
+    match done {
+        Ok(pid) if request.flags & CLONE_VFORK == 0 => {
+            record.pid.store(pid as i32, Ordering::Relaxed);
+            change(record, ProcessState::Claimed, ProcessState::Satellite);
+            parent.borrowers.lock().push(Borrower {
+                pid: pid as i32,
+                process: child,
+                thread,
+            });
+        }
+        _ => {
+            // Linux has kept this task waiting until the child had its own memory or was gone.
+            thread.release_memory();
+            child.release_memory();
+            free_record(index);
+            parent.count_lent(-1);
+        }
     }
     done
 }
@@ -237,73 +300,113 @@ fn start_borrower(call: &Call, request: &Request) -> Result {
 extern "C" fn begin_borrower(area: &'static Area) {
     // SAFETY: prepared for this task alone.
     unsafe { pegasus_arch::task::attach(area) };
-    let thread = Thread::current();
-    thread.process().set_pid(pegasus_host::process::pid());
+    begin_process(Thread::current());
     begin_thread(area);
+}
+
+fn begin_process(thread: &'static Thread) {
+    if thread.clears_handlers.get() {
+        restore_kept_handlers();
+    }
+    thread.process().settle_pid();
 }
 
 /// fork(2): a satellite, with a copy of its container's memory and the shared heap.
 fn start_fork(call: &Call, request: &Request) -> Result {
     let parent = call.thread.process();
-    let record = claim_record(parent.container)?;
-    let arena = Arena::create(record as usize);
+    match claim_record(parent.container, parent.namespace()) {
+        Some(index) => {
+            let record = &header().processes[index as usize];
+            let done = fork_into(call, request, Arena::create(index as usize), Some(index));
+            match done {
+                // Only now may others ask the kernel whether the process still lives.
+                Ok(pid) => {
+                    record.pid.store(pid as i32, Ordering::Relaxed);
+                    change(record, ProcessState::Claimed, ProcessState::Satellite);
+                }
+                Err(_) => free_record(index),
+            }
+            done
+        }
+        None => fork_into_private_memory(call, request),
+    }
+}
+
+/// fork(2) of a child for which there is no record: its arena lies in memory that only it has.
+fn fork_into_private_memory(call: &Call, request: &Request) -> Result {
+    let parent = call.thread.process();
+    let slot = match parent.space.lock().layout() {
+        Layout::Whole => 0,
+        Layout::Slot(slot) => slot,
+    };
+    // The place of the arena is the same for all threads of this process.
+    let _one_at_a_time = parent.private_forks.lock();
+    let arena = parent
+        .arena
+        .create_private(slot)
+        .map_err(|_| Errno::EAGAIN)?;
+    let done = fork_into(call, request, arena, None);
+    // SAFETY: the child has a copy of its own; this one is of no use any more.
+    unsafe { arena.unmap_private() };
+    done
+}
+
+/// Makes the child's objects in `arena` and forks.
+fn fork_into(call: &Call, request: &Request, arena: &'static Arena, index: Option<u32>) -> Result {
+    let parent = call.thread.process();
     // Both stay locked until the kernel has copied the memory that they describe.
     let rewriter = parent.rewriter.lock();
     let space = parent.space.lock();
-    let made = call.thread.with_arena(arena, || {
+    let (child, thread) = call.thread.with_arena(arena, || {
+        let record = match index {
+            Some(index) => &header().processes[index as usize],
+            None => record::private_record(arena, parent.container).ok_or(Errno::EAGAIN)?,
+        };
         let child = Process::create(ProcessArgs {
             arena,
-            record,
-            container: parent.container,
             space: arena.place(space.duplicate()),
             rewriter: arena.place(rewriter.duplicate()),
-            actions: *parent.actions.lock(),
-            is_container_init: false,
-            address_limit: *parent.address_limit.lock(),
+            ..child_args(parent, request, record, index.unwrap_or(record::PRIVATE))
         });
         Thread::create_first(child).map(|thread| (child, thread))
-    });
-    let (child, thread) = match made {
-        Ok(made) => made,
-        Err(error) => {
-            free_record(record);
-            return Err(error);
-        }
-    };
+    })?;
+    child.inherit_from(parent);
     child.set_exe_from(parent);
-    child
-        .record()
-        .state
-        .store(ProcessState::Satellite as u32, Ordering::Release);
     prepare(call, thread, request);
-    let done = space.with_inheritable(|| clone_to(call, thread, request, begin_fork));
-    match done {
-        // The child may not have got so far yet, but the record must be known by it when it dies early.
-        Ok(pid) => child.record().pid.store(pid as i32, Ordering::Relaxed),
-        Err(_) => free_record(record),
-    }
-    done
+    thread
+        .clears_handlers
+        .set(request.flags & CLONE_CLEAR_SIGHAND != 0);
+    space.with_inheritable(|| clone_to(call, thread, request, begin_fork))
 }
 
 extern "C" fn begin_fork(area: &'static Area) {
     // SAFETY: prepared for this task alone.
     unsafe { pegasus_arch::task::attach(area) };
     let thread = Thread::current();
-    let process = thread.process();
-    process.set_pid(pegasus_host::process::pid());
+    begin_process(thread);
     thread.enlist();
-    crate::exec::show_program(process);
+    crate::exec::show_program(thread.process());
     begin_thread(area);
 }
 
 pub fn exit(call: &Call) -> Result {
-    let status = call.args[0] as i32;
-    let process = call.thread.process();
-    if process.is_last_thread(call.thread) {
-        crate::boot::home::announce_exit(process, status);
+    let (thread, status) = (call.thread, call.args[0] as i32);
+    let process = thread.process();
+    if process.has_filter() && process.is_last_thread(thread) {
+        // seccomp(2)'s strict mode knows exit(2), and little else.
         pegasus_host::process::exit_thread(status)
     }
-    leave(call.thread, status)
+    let mask = pegasus_host::signal::set_mask(!0);
+    if thread.stash().valid {
+        // It may have been meant for the whole process, and nobody else will get it.
+        pegasus_host::signal::set_mask(mask);
+        return Err(Errno::ERESTARTSYS);
+    }
+    if process.is_last_thread(thread) {
+        crate::boot::home::announce_exit(process, status);
+        end(thread, nr::EXIT, status)
+    }
+    leave(thread, status)
 }
 
 /// Ends the calling thread and gives its stacks back.
@@ -313,11 +416,37 @@ pub fn leave(thread: &'static Thread, status: i32) -> ! {
     process.departures.fetch_add(1, Ordering::Release);
     pegasus_host::futex::wake(&process.departures, u32::MAX >> 1);
     // SAFETY: all signals are blocked, and nothing here is used any more.
-    unsafe { pegasus_arch::task::vanish(&thread.alive, status) }
+    unsafe { pegasus_arch::task::vanish(&thread.alive, 0, nr::EXIT, status) }
 }
 
 pub fn exit_group(call: &Call) -> Result {
     let status = call.args[0] as i32;
-    crate::boot::home::announce_exit(call.thread.process(), status);
+    let process = call.thread.process();
+    crate::boot::home::announce_exit(process, status);
+    if !process.has_filter() && process.is_last_thread(call.thread) {
+        pegasus_host::signal::set_mask(!0);
+        end(call.thread, nr::EXIT_GROUP, status);
+    }
     pegasus_host::process::exit_group(status)
+}
+
+/// Ends a process whose last thread is the calling one, by call `number`. Its record is given back with the last
+/// instruction, so that a child nobody waits for does not keep it. All signals are blocked.
+fn end(thread: &Thread, number: usize, status: i32) -> ! {
+    let record = thread.process().record();
+    let gives_back = !thread.process().is_borrower()
+        && record.lent.load(Ordering::Relaxed) == 0
+        && record.inner_namespace.load(Ordering::Relaxed) == 0
+        // A record that its parent has not settled yet is the parent's.
+        && record.state.load(Ordering::Acquire) == ProcessState::Satellite as u32;
+    if gives_back {
+        // SAFETY: all signals are blocked; nothing of the arena is used from the store on.
+        unsafe {
+            pegasus_arch::task::vanish(&record.state, ProcessState::Free as u32, number, status)
+        }
+    }
+    loop {
+        // SAFETY: ends the caller.
+        let _ = unsafe { pegasus_host::raw::call1(number, status as usize) };
+    }
 }

@@ -1,9 +1,8 @@
 //! Processes and threads of containers as the vkernel sees them.
 
-mod process;
+pub mod process;
+pub mod record;
 mod thread;
 
-pub use process::{
-    Process, ProcessArgs, claim_record, free_record, header, instance_kind, store_text,
-};
+pub use process::{Process, ProcessArgs, header, instance_kind, store_text};
 pub use thread::{Stash, Thread};

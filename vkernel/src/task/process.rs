@@ -6,14 +6,15 @@ use crate::mm::Space;
 use crate::rewrite::Rewriter;
 use crate::task::Thread;
 use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::cell::Cell;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use pegasus_abi::Errno;
 use pegasus_abi::prctl::{PrctlMmMap as ProgramMap, Rlimit};
 use pegasus_abi::signal::{SIGNALS_MAX, SigAction};
-use pegasus_abi::{Errno, Result};
 use pegasus_contract::boot::InstanceKind;
-use pegasus_contract::layout::{HEAP_BASE, PROCESSES_MAX};
+use pegasus_contract::layout::HEAP_BASE;
 use pegasus_contract::record::{HeapHeader, ProcessRecord, ProcessState};
 use pegasus_sync::Lock;
 
@@ -34,7 +35,11 @@ pub fn instance_kind() -> InstanceKind {
 
 pub struct ProcessArgs {
     pub arena: &'static Arena,
-    pub record: u32,
+    pub record: &'static ProcessRecord,
+    /// The record's index, or [`record::PRIVATE`](crate::task::record::PRIVATE).
+    pub record_index: u32,
+    /// The pid namespace of its parent.
+    pub namespace: u32,
     pub container: u32,
     pub space: &'static Space,
     pub rewriter: &'static Rewriter,
@@ -46,7 +51,10 @@ pub struct ProcessArgs {
 /// Lives in its arena; never freed on its own.
 pub struct Process {
     pub arena: &'static Arena,
+    record: &'static ProcessRecord,
     record_index: u32,
+    /// See [`ProcessRecord::namespace`]: the one that the process itself is in.
+    namespace: Cell<u32>,
     pub container: u32,
     /// The first process of its container: pid 1 unless the container shares a pid namespace.
     pub is_container_init: bool,
@@ -69,9 +77,24 @@ pub struct Process {
     pub address_limit: Lock<Rlimit>,
     /// Where the program's strings and tables lie, for `/proc`.
     pub program: Cell<ProgramMap>,
+    /// The program has installed a seccomp filter: it may kill whoever makes a call that the program itself does not.
+    has_filter: AtomicBool,
+    /// Timers of timer_create(2), which do not outlive the program.
+    pub timers: Lock<BTreeSet<i32>>,
+    /// Held while a child is made in private memory.
+    pub private_forks: Lock<()>,
+    /// Children that live in this process's memory for good: CLONE_VM without CLONE_VFORK.
+    pub borrowers: Lock<Vec<Borrower>>,
 }
 
-// SAFETY: `pid` and `program` are written before any second thread exists; the rest is locks and atomics.
+/// A child that borrows its parent's memory.
+pub struct Borrower {
+    pub pid: i32,
+    pub process: &'static Process,
+    pub thread: &'static Thread,
+}
+
+// SAFETY: `pid`, `namespace` and `program` are written before any second thread exists; the rest is locks and atomics.
 unsafe impl Sync for Process {}
 
 impl Process {
@@ -79,7 +102,9 @@ impl Process {
     pub fn create(args: ProcessArgs) -> &'static Process {
         let process = Process {
             arena: args.arena,
-            record_index: args.record,
+            record: args.record,
+            record_index: args.record_index,
+            namespace: Cell::new(args.namespace),
             container: args.container,
             is_container_init: args.is_container_init,
             space: args.space,
@@ -92,6 +117,10 @@ impl Process {
             address_limit: Lock::new(args.address_limit),
             pid: Cell::new(0),
             program: Cell::new(ProgramMap::default()),
+            has_filter: AtomicBool::new(false),
+            timers: Lock::new(BTreeSet::new()),
+            private_forks: Lock::new(()),
+            borrowers: Lock::new(Vec::new()),
         };
         args.arena.place(process)
     }
@@ -105,17 +134,101 @@ impl Process {
     }
 
     pub fn record(&self) -> &'static ProcessRecord {
-        &header().processes[self.record_index as usize]
+        self.record
     }
 
     pub fn pid(&self) -> i32 {
         self.pid.get()
     }
 
-    /// Called by the first thread of the process itself, once.
+    /// Called by the first thread of a container's first process, once.
     pub fn set_pid(&self, pid: i32) {
         self.pid.set(pid);
         self.record().pid.store(pid, Ordering::Relaxed);
+    }
+
+    /// Called by the first thread of a child process, once: learns its own pid. A child whose parent is out of sight has a
+    /// pid namespace of its own, by CLONE_NEWPID, unshare(2) or setns(2); its record has the number that the parent sees.
+    pub fn settle_pid(&self) {
+        let pid = pegasus_host::process::pid();
+        self.pid.set(pid);
+        if pegasus_host::process::parent_pid() != 0 {
+            self.record().pid.store(pid, Ordering::Relaxed);
+            return;
+        }
+        self.namespace.set(crate::task::record::new_namespace());
+        if pid == 1 {
+            self.record()
+                .inner_namespace
+                .store(self.namespace.get(), Ordering::Relaxed);
+        }
+    }
+
+    pub fn namespace(&self) -> u32 {
+        self.namespace.get()
+    }
+
+    /// Lives in another process's memory.
+    pub fn is_borrower(&self) -> bool {
+        self.record().lender.load(Ordering::Relaxed) != 0
+    }
+
+    pub fn has_filter(&self) -> bool {
+        self.has_filter.load(Ordering::Relaxed)
+    }
+
+    /// The program has installed a seccomp filter: from now on the vkernel makes as few calls of its own as it can.
+    pub fn note_filter(&self) {
+        self.has_filter.store(true, Ordering::Relaxed);
+        // A child that borrows the rewriter has no word in how its owner's sites are treated.
+        if !self.is_borrower() {
+            self.rewriter.freeze();
+        }
+    }
+
+    /// The record whose arena this process lives in: its own, or its lender's. `None` for one in private memory.
+    pub fn arena_record(&self) -> Option<u32> {
+        match self.record().lender.load(Ordering::Relaxed) {
+            0 => Some(self.record_index),
+            lender => Some(lender - 1),
+        }
+        .filter(|&index| index != crate::task::record::PRIVATE)
+    }
+
+    /// Counts a child that lives in this process's arena, or one that has left it.
+    pub fn count_lent(&self, change: i32) {
+        if let Some(index) = self.arena_record() {
+            let lent = &header().processes[index as usize].lent;
+            lent.fetch_add(change as u32, Ordering::Relaxed);
+        }
+    }
+
+    /// What a child inherits beyond its arguments.
+    pub fn inherit_from(&self, parent: &Process) {
+        self.has_filter
+            .store(parent.has_filter(), Ordering::Relaxed);
+    }
+
+    /// Deletes the program's timers.
+    pub fn delete_timers(&self) {
+        for timer in core::mem::take(&mut *self.timers.lock()) {
+            pegasus_host::process::delete_timer(timer);
+        }
+    }
+
+    /// Gives back the memory of borrowers that are gone. Tells whether any are left.
+    pub fn has_borrowers(&self) -> bool {
+        let mut borrowers = self.borrowers.lock();
+        borrowers.retain(|borrower| {
+            let lives = pegasus_host::signal::kill(borrower.pid, 0) != Err(Errno::ESRCH);
+            if !lives {
+                borrower.thread.release_memory();
+                borrower.process.release_memory();
+                self.count_lent(-1);
+            }
+            lives
+        });
+        !borrowers.is_empty()
     }
 
     pub fn is_resident(&self) -> bool {
@@ -132,6 +245,10 @@ impl Process {
         let place = (&raw const *self).cast_mut();
         // SAFETY: made by `create`, and the caller is the only one left who knows it.
         unsafe {
+            if self.record_index == crate::task::record::PRIVATE {
+                let record = (&raw const *self.record).cast_mut();
+                crate::heap::release(record.cast(), core::alloc::Layout::new::<ProcessRecord>());
+            }
             place.drop_in_place();
             crate::heap::release(place.cast(), core::alloc::Layout::new::<Process>());
         }
@@ -148,8 +265,9 @@ impl Process {
     /// Whether no other thread can be executing this process's code: it has never had a second one, and
     /// does not borrow its memory.
     pub fn is_single_threaded(&self) -> bool {
-        let is_borrower = self.threads.lock().is_empty();
-        !is_borrower && self.record().threads.load(Ordering::Relaxed) == 1
+        !self.is_borrower()
+            && self.record().threads.load(Ordering::Relaxed) == 1
+            && self.borrowers.lock().is_empty()
     }
 
     /// A child runs its parent's program.
@@ -180,88 +298,5 @@ pub fn store_text(words: &[AtomicU64], text: &[u8]) {
         let chunk = chunks.next().unwrap_or(&[]);
         value[..chunk.len()].copy_from_slice(chunk);
         word.store(u64::from_le_bytes(value), Ordering::Relaxed);
-    }
-}
-
-/// Claims a free process record; EAGAIN when there is none (clone(2): "too many processes").
-pub fn claim_record(container: u32) -> Result<u32> {
-    reclaim_dead_records(container);
-    for (index, record) in header().processes.iter().enumerate() {
-        let claimed = record.state.compare_exchange(
-            ProcessState::Free as u32,
-            ProcessState::Claimed as u32,
-            Ordering::AcqRel,
-            Ordering::Relaxed,
-        );
-        if claimed.is_ok() {
-            reset_record(record, container);
-            return Ok(index as u32);
-        }
-    }
-    Err(Errno::EAGAIN)
-}
-
-/// Gives a record, and with it the arena, back.
-pub fn free_record(index: u32) {
-    header().processes[index as usize]
-        .state
-        .store(ProcessState::Free as u32, Ordering::Release);
-}
-
-fn reset_record(record: &ProcessRecord, container: u32) {
-    record.container.store(container, Ordering::Relaxed);
-    record.pid.store(0, Ordering::Relaxed);
-    record.threads.store(0, Ordering::Relaxed);
-    record.slot.store(u32::MAX, Ordering::Relaxed);
-    record.sites_rewritten.store(0, Ordering::Relaxed);
-    record.sites_refused.store(0, Ordering::Relaxed);
-    for shard in &record.counters {
-        for counter in [
-            &shard.rewritten,
-            &shard.trapped,
-            &shard.served,
-            &shard.signals,
-            &shard.traced,
-        ] {
-            counter.store(0, Ordering::Relaxed);
-        }
-        // Only shards that were used hold anything; reading untouched pages would allocate them.
-        if shard
-            .calls
-            .iter()
-            .step_by(64)
-            .any(|count| count.load(Ordering::Relaxed) != 0)
-        {
-            shard
-                .calls
-                .iter()
-                .for_each(|count| count.store(0, Ordering::Relaxed));
-        }
-    }
-}
-
-/// Frees a few records of this container whose process has gone: killed processes cannot do it
-/// themselves, so each claim looks at the next few.
-fn reclaim_dead_records(container: u32) {
-    const LOOKS: usize = 4;
-    let records = &header().processes;
-    let start = header()
-        .sweep_cursor
-        .fetch_add(LOOKS as u32, Ordering::Relaxed) as usize;
-    for step in 0..LOOKS {
-        let record = &records[(start + step) % PROCESSES_MAX];
-        let state = record.state.load(Ordering::Acquire);
-        let pid = record.pid.load(Ordering::Relaxed);
-        let settled =
-            state == ProcessState::Satellite as u32 || state == ProcessState::Native as u32;
-        let ours = settled && pid > 0 && record.container.load(Ordering::Relaxed) == container;
-        if ours && pegasus_host::signal::kill(pid, 0) == Err(Errno::ESRCH) {
-            let _ = record.state.compare_exchange(
-                state,
-                ProcessState::Free as u32,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            );
-        }
     }
 }

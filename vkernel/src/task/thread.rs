@@ -42,6 +42,10 @@ pub struct Thread {
     pub held: Cell<Option<SigInfo>>,
     /// Mask that the thread starts with.
     pub start_mask: Cell<SigSet>,
+    /// For the first thread of a process made with CLONE_CLEAR_SIGHAND.
+    pub clears_handlers: Cell<bool>,
+    /// The mask of a call that has waited with another one than the thread's, when a signal has ended it.
+    pub waiting_mask: Cell<Option<SigSet>>,
     /// For a thread that shall load a program: the frame it leaves the vkernel with.
     pub frame: UnsafeCell<SigFrame>,
     pub stash: UnsafeCell<Stash>,
@@ -121,6 +125,8 @@ impl Thread {
             (&raw mut (*place).hidden_mask).write(Cell::new(0));
             (&raw mut (*place).held).write(Cell::new(None));
             (&raw mut (*place).start_mask).write(Cell::new(0));
+            (&raw mut (*place).clears_handlers).write(Cell::new(false));
+            (&raw mut (*place).waiting_mask).write(Cell::new(None));
             (*(*place).stash.get()).valid = false;
             (&raw mut (*place).signal_stack).write(StackT {
                 sp: signal_base,
