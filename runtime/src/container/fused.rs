@@ -5,6 +5,7 @@ use super::bundle::Bundle;
 use super::create::{CreateRequest, Keyring};
 use super::facts::SharedFacts;
 use super::process_start_time;
+use super::processes::pid_inside;
 use super::root::{Root, RootError};
 use crate::anchor::cgroup::{self, EnrollError};
 use crate::anchor::executor::AnchorExecutor;
@@ -16,8 +17,10 @@ use crate::instance::channel::Channel;
 use crate::instance::client::{self, ClientError, Newcomer, Seat};
 use crate::instance::letter::{self, LetterError};
 use crate::instance::message::{self, ContainerName};
+use crate::sys;
 use libcontainer::container::Container;
 use nix::unistd::Pid;
+use std::ffi::CString;
 use std::fs::File;
 
 /// Below what one message carries, with room for those of socket activation.
@@ -91,6 +94,20 @@ pub fn take_place(
     })
 }
 
+/// The container's processes have no business with the anchor: they do not see its directory in `/proc`.
+fn hide(anchor: Pid) {
+    let Some(inside) = pid_inside(anchor) else {
+        return;
+    };
+    let Ok(path) = CString::new(format!("/proc/{inside}")) else {
+        return;
+    };
+    // A container without a /proc has nothing to hide it in.
+    if let Err(errno) = sys::anchor::cover_directory(anchor, &path) {
+        tracing::debug!("cannot hide the anchor: {errno}");
+    }
+}
+
 /// What the instance calls a container.
 pub fn name(root: &Root, id: &str) -> Result<ContainerName, RootError> {
     let directory = root.directory(id)?;
@@ -120,6 +137,7 @@ impl PlannedSeat {
         let home = Pid::from_raw(self.seat.spawned.home_pid);
         let procs = cgroup::enroll(home, anchor)?;
         self.seat.enroll(&self.plan, anchor, procs)?;
+        hide(anchor);
         Ok(SharedFacts {
             instance_pid: self.seat.spawned.instance_pid,
             home_pid: home.as_raw(),

@@ -106,7 +106,7 @@ fn placement(view: Option<&ProcessView>, decided: Option<&str>) -> (Placement, S
 }
 
 /// The last of the pids that `/proc/<pid>/status` lists, one per nested pid namespace.
-fn pid_inside(pid: Pid) -> Option<i32> {
+pub fn pid_inside(pid: Pid) -> Option<i32> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status
         .lines()

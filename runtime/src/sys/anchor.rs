@@ -1,8 +1,14 @@
 //! What a process does that stays while another one runs in its stead.
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, sigprocmask};
-use std::ffi::CString;
+use nix::sys::stat::Mode;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork};
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 /// Gives up the controlling terminal, if `terminal` is it.
@@ -41,6 +47,90 @@ pub fn name_process(name: &str) {
         // Only for people to read.
         let _ = nix::sys::prctl::set_name(&name);
     }
+}
+
+/// Shows no arguments and no environment where processes are listed: then `name_process` counts.
+pub fn hide_arguments() -> Result<(), Errno> {
+    /// `struct prctl_mm_map`; the last field leaves `/proc/self/exe` as it is.
+    #[repr(C)]
+    struct Map {
+        start_code: u64,
+        end_code: u64,
+        start_data: u64,
+        end_data: u64,
+        start_brk: u64,
+        brk: u64,
+        start_stack: u64,
+        arguments: [u64; 4],
+        auxv: u64,
+        auxv_len: u32,
+        exe: u32,
+    }
+    let stat = std::fs::read_to_string("/proc/self/stat").map_err(|_| Errno::ENOENT)?;
+    let (_, after_name) = stat.rsplit_once(") ").ok_or(Errno::EINVAL)?;
+    let numbers: Vec<u64> = after_name
+        .split(' ')
+        .map(|field| field.trim_end().parse().unwrap_or(0))
+        .collect();
+    // Fields are numbered from 1 in proc(5); the state, which is first here, is field 3.
+    let field = |number: usize| numbers.get(number - 3).copied().ok_or(Errno::EINVAL);
+    // SAFETY: with 0 the call only tells where the break is.
+    let brk = unsafe { libc::sbrk(0) } as u64;
+    let map = Map {
+        start_code: field(26)?,
+        end_code: field(27)?,
+        start_data: field(45)?,
+        end_data: field(46)?,
+        start_brk: field(47)?,
+        brk,
+        start_stack: field(28)?,
+        arguments: [field(48)?; 4],
+        auxv: 0,
+        auxv_len: 0,
+        exe: u32::MAX,
+    };
+    // SAFETY: the kernel reads one `Map`. What it tells others about this process changes, nothing else.
+    let set = unsafe {
+        libc::prctl(
+            libc::PR_SET_MM,
+            libc::PR_SET_MM_MAP,
+            &raw const map,
+            size_of::<Map>(),
+            0,
+        )
+    };
+    Errno::result(set).map(drop)
+}
+
+/// Covers `path` inside the mount namespace of process `inside` with an empty directory. This process must have
+/// one thread only.
+pub fn cover_directory(inside: Pid, path: &CStr) -> Result<(), Errno> {
+    let namespace = CString::new(format!("/proc/{inside}/ns/mnt")).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: with one thread, the child may do what any program may; it makes a few calls and ends.
+    match unsafe { fork() }? {
+        ForkResult::Child => {
+            let covered = cover(&namespace, path);
+            // SAFETY: ends this process without running what belongs to its parent.
+            unsafe { libc::_exit(covered.err().map_or(0, |errno| errno as i32)) }
+        }
+        ForkResult::Parent { child } => match waitpid(child, None)? {
+            WaitStatus::Exited(_, 0) => Ok(()),
+            WaitStatus::Exited(_, errno) => Err(Errno::from_raw(errno)),
+            _ => Err(Errno::ECHILD),
+        },
+    }
+}
+
+fn cover(namespace: &CStr, path: &CStr) -> Result<(), Errno> {
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let file = nix::fcntl::open(namespace, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    // SAFETY: just opened, and closed with the process.
+    setns(
+        unsafe { BorrowedFd::borrow_raw(file) },
+        CloneFlags::CLONE_NEWNS,
+    )?;
+    let options = Some(c"size=0,mode=555");
+    mount(Some(c"tmpfs"), path, Some(c"tmpfs"), flags, options)
 }
 
 /// Descriptors by number, as a program inherits them. Numbers that are not open may be among them:

@@ -105,6 +105,10 @@ fn detach(group: &Group) -> Result<OwnedFd, SharedError> {
     if let Err(errno) = join_session_keyring(&format!("_ses.group.{}", group.name())) {
         tracing::debug!("no session keyring: {errno}");
     }
+    // Home tasks are listed with the arguments of their address space, which are the instance's.
+    if let Err(errno) = sys::anchor::hide_arguments() {
+        tracing::debug!("cannot hide the arguments: {errno}");
+    }
     sys::anchor::name_process(&format!("pegasus:{}", group.name()));
     Ok(listener)
 }
