@@ -4,6 +4,7 @@
 //! and network namespace, hence its own bridge and packet filter. It is started with a parent-death
 //! signal, so it ends even when xtask is killed, and what an earlier run has left is swept first.
 
+use crate::fingerprint::Fingerprint;
 use crate::shell;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use nix::sched::{CloneFlags, unshare};
@@ -27,6 +28,7 @@ const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 pub struct Engine {
     pub socket: PathBuf,
     pub log: PathBuf,
+    network: Network,
     keeper: Option<Keeper>,
 }
 
@@ -54,9 +56,6 @@ enum Network {
     Own,
 }
 
-/// Cgroup below which the suite's engine keeps its containers.
-pub const CGROUP: &str = "pegasus-xtask";
-
 impl Engine {
     /// The engine that already runs on this machine, if one does.
     pub fn running() -> Option<Self> {
@@ -69,6 +68,7 @@ impl Engine {
         (answer.status == 0 && !answer.text().is_empty()).then(|| Self {
             socket: DEFAULT_SOCKET.into(),
             log: PathBuf::new(),
+            network: Network::Host,
             keeper: None,
         })
     }
@@ -103,7 +103,7 @@ impl Engine {
             format!("--exec-root={}", root.join("exec").display()),
             format!("--pidfile={}", pidfile.display()),
             format!("--host=unix://{}", socket.display()),
-            format!("--cgroup-parent=/{CGROUP}"),
+            format!("--cgroup-parent=/{}", cgroup(root)),
             "--log-level=warn".to_owned(),
         ];
         Self::start(Plan {
@@ -119,6 +119,7 @@ impl Engine {
         let engine = Self {
             socket: plan.socket,
             log: plan.log,
+            network: plan.network,
             keeper: Some(keeper),
         };
         engine.wait_until_ready()?;
@@ -207,7 +208,13 @@ impl Engine {
 
     /// Stops the engine if this run started it.
     pub fn stop(mut self) -> Result<()> {
-        self.keeper.take().map_or(Ok(()), Keeper::stop)
+        self.keeper.take().map_or(Ok(()), Keeper::stop)?;
+        if self.network == Network::Own {
+            let root = self.socket.parent().unwrap_or(Path::new("/"));
+            remove_cgroups(root);
+            unmount_below(root);
+        }
+        Ok(())
     }
 }
 
@@ -305,6 +312,19 @@ fn end(child: &mut Child) {
     }
 }
 
+/// Tells engines with different roots apart in what all of a machine's engines share.
+pub fn tag(root: &Path) -> String {
+    Fingerprint::new()
+        .add(root.as_os_str().as_encoded_bytes())
+        .hex()[..8]
+        .to_owned()
+}
+
+/// Cgroup below which the engine of `root` keeps its containers.
+pub fn cgroup(root: &Path) -> String {
+    format!("pegasus-xtask-{}", tag(root))
+}
+
 pub fn data_root(root: &Path) -> PathBuf {
     root.join("data")
 }
@@ -331,25 +351,36 @@ fn sweep(root: &Path) -> Result<()> {
             thread::sleep(Duration::from_millis(100));
         }
     }
-    kill_cgroup_members();
-    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    for point in mounts
-        .lines()
-        .rev()
-        .filter_map(|line| line.split(' ').nth(4))
-        .filter(|point| point.starts_with(&prefix))
-    {
-        let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH);
-    }
+    kill_cgroup_members(root);
+    unmount_below(root);
     Ok(())
 }
 
+/// Takes away mounts at and below `root`, the last one first.
+fn unmount_below(root: &Path) {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = mounts
+        .lines()
+        .rev()
+        .filter_map(|line| line.split(' ').nth(4));
+    for point in points.filter(|point| Path::new(point).starts_with(root)) {
+        let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
 /// Containers of a killed engine live on under their shims' cgroups.
-fn kill_cgroup_members() {
-    for path in pegasus_tests::harness::host::cgroup_directories(CGROUP) {
+fn kill_cgroup_members(root: &Path) {
+    for path in host::cgroup_directories(&cgroup(root)) {
         let members = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
         for pid in members.lines().filter_map(|line| line.parse().ok()) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
+    }
+}
+
+/// Removes the cgroups that held the containers of the suite's engine; those in use stay.
+fn remove_cgroups(root: &Path) {
+    for path in host::cgroup_directories(&cgroup(root)).into_iter().rev() {
+        let _ = fs::remove_dir(path);
     }
 }

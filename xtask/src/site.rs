@@ -1,6 +1,6 @@
 //! Making the machine ready for the suite: own engine, runtime entries, images, programs.
 
-use crate::engine::{CGROUP, Engine, data_root};
+use crate::engine::{self, Engine, data_root};
 use crate::progress::Step;
 use crate::state::{State, workspace};
 use crate::{build, image, programs};
@@ -47,9 +47,11 @@ pub fn prepare(arguments: &Choice) -> Result<Prepared> {
         REFERENCE => None,
         other => bail!("--runtime is {OWN} or {REFERENCE}, not {other}"),
     };
+    let tag = engine::tag(&root);
     let runtimes = pegasus
         .as_ref()
-        .map_or_else(reference_runtimes, |_| pegasus_runtimes());
+        .map_or_else(reference_runtimes, |_| pegasus_runtimes(&tag));
+
     let step = Step::begin("the suite's own engine");
     let engine = Engine::start_own(&root, |daemon_json| {
         pegasus.as_ref().map_or(Ok(()), |path| {
@@ -65,7 +67,8 @@ pub fn prepare(arguments: &Choice) -> Result<Prepared> {
         engine_pid: engine.pid()?,
         data_root: data_root(&root),
         scratch,
-        cgroup: CGROUP.to_owned(),
+        cgroup: engine::cgroup(&root),
+        tag,
         runtimes,
         pegasus,
         workspace: workspace().to_owned(),
@@ -94,32 +97,25 @@ fn reference_runtimes() -> Runtimes {
     }
 }
 
-fn pegasus_runtimes() -> Runtimes {
+fn pegasus_runtimes(tag: &str) -> Runtimes {
     let group = |name: &str| Group {
         runtime: format!("pegasus-{name}"),
-        name: format!("xtask-{name}"),
+        name: format!("{tag}-{name}"),
     };
     Runtimes {
         own: OWN.to_owned(),
-        shared: Some(SHARED.to_owned()),
+        shared: Some(Group {
+            runtime: SHARED.to_owned(),
+            name: format!("{tag}-shared"),
+        }),
         groups: GROUPS.map(group).to_vec(),
     }
 }
 
 fn install_runtimes(pegasus: &Path, daemon_json: &Path, runtimes: &Runtimes) -> Result<()> {
-    let fused = runtimes
-        .groups
-        .iter()
-        .map(|group| (group.runtime.clone(), Some(group.name.clone())));
-    let shared = runtimes
-        .shared
-        .iter()
-        .map(|runtime| (runtime.clone(), Some("xtask-shared".to_owned())));
-    for (name, group) in [(runtimes.own.clone(), None)]
-        .into_iter()
-        .chain(shared)
-        .chain(fused)
-    {
+    let fused = runtimes.shared.iter().chain(&runtimes.groups);
+    let fused = fused.map(|group| (group.runtime.clone(), Some(group.name.clone())));
+    for (name, group) in [(runtimes.own.clone(), None)].into_iter().chain(fused) {
         let mut request = InstallRequest::new(pegasus);
         request.name = name;
         request.isolation = group.as_ref().map(|_| Isolation::None);

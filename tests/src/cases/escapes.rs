@@ -6,6 +6,7 @@ use crate::harness::host;
 use anyhow::{Context as _, Result, ensure};
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
 use std::time::Duration;
 
 pub fn cases() -> Vec<Case> {
@@ -125,9 +126,13 @@ fn descriptors(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// A root file system in which everything a dynamic program would load is poisoned.
-fn poisoned(context: &Context) -> Result<()> {
-    let directory = context.scratch()?;
+const POISON: &str = "#include <fcntl.h>\n#include <stdio.h>\n#include <unistd.h>\n\
+    __attribute__((constructor)) static void loaded(void) {\n\
+    char exe[512] = {0}; readlink(\"/proc/self/exe\", exe, 511);\n\
+    int fd = open(\"/p/proof/loaded\", O_WRONLY | O_CREAT | O_APPEND, 0666); dprintf(fd, \"%s\\n\", exe); close(fd); }\n";
+
+/// Makes a library that tells who loaded it, and files that have it loaded; returns the mounts.
+fn make_poison(context: &Context, directory: &Path) -> Result<[String; 4]> {
     let proof = directory.join("proof");
     fs::create_dir(&proof)?;
     fs::set_permissions(&proof, fs::Permissions::from_mode(0o777))?;
@@ -136,33 +141,25 @@ fn poisoned(context: &Context) -> Result<()> {
         directory.join("nsswitch.conf"),
         "passwd: poison files\ngroup: poison files\nhosts: poison\n",
     )?;
-    let source = directory.join("poison.c");
-    let code = "#include <fcntl.h>\n#include <stdio.h>\n#include <unistd.h>\n\
-        __attribute__((constructor)) static void loaded(void) {\n\
-        char exe[512] = {0}; readlink(\"/proc/self/exe\", exe, 511);\n\
-        int fd = open(\"/p/proof/loaded\", O_WRONLY | O_CREAT | O_APPEND, 0666); dprintf(fd, \"%s\\n\", exe); close(fd); }\n";
-    fs::write(&source, code)?;
-    let library = directory.join("poison.so");
+    let (source, library) = (directory.join("poison.c"), directory.join("poison.so"));
+    fs::write(&source, POISON)?;
+    let (from, to) = (source.display().to_string(), library.display().to_string());
     context
-        .host(
-            "gcc",
-            &[
-                "-shared",
-                "-fPIC",
-                "-w",
-                "-o",
-                &library.display().to_string(),
-                &source.display().to_string(),
-            ],
-        )?
+        .host("gcc", &["-shared", "-fPIC", "-w", "-o", &to, &from])?
         .expect(0)?;
-    let at = |path: &std::path::Path, inside: &str| format!("{}:{inside}", path.display());
-    let mounts = [
-        at(&directory, "/p"),
+    let at = |path: &Path, inside: &str| format!("{}:{inside}", path.display());
+    Ok([
+        at(directory, "/p"),
         at(&directory.join("ld.so.preload"), "/etc/ld.so.preload"),
         at(&directory.join("nsswitch.conf"), "/etc/nsswitch.conf"),
         at(&library, "/lib/x86_64-linux-gnu/libnss_poison.so.2"),
-    ];
+    ])
+}
+
+/// A root file system in which everything a dynamic program would load is poisoned.
+fn poisoned(context: &Context) -> Result<()> {
+    let directory = context.scratch()?;
+    let mounts = make_poison(context, &directory)?;
     let options: Vec<&str> = mounts
         .iter()
         .flat_map(|mount| ["-v", mount.as_str()])
@@ -184,16 +181,14 @@ fn poisoned(context: &Context) -> Result<()> {
         .expect(0)?;
     container.docker(&["kill"])?;
     // The poison works: the container's own programs did load it.
-    let loaded = fs::read_to_string(proof.join("loaded")).context("the poison was never loaded")?;
-    let ours = [
-        "/usr/bin/echo",
-        "/usr/bin/sleep",
-        "/usr/bin/true",
-        "/bin/echo",
-        "/bin/sleep",
-        "/bin/true",
-    ];
-    let strangers: Vec<&str> = loaded.lines().filter(|line| !ours.contains(line)).collect();
+    let loaded = fs::read_to_string(directory.join("proof/loaded"))
+        .context("the poison was never loaded")?;
+    let is_ours = |line: &&str| {
+        ["echo", "sleep", "true"]
+            .iter()
+            .any(|name| *line == format!("/usr/bin/{name}") || *line == format!("/bin/{name}"))
+    };
+    let strangers: Vec<&str> = loaded.lines().filter(|line| !is_ours(line)).collect();
     ensure!(strangers.is_empty(), "loaded by {strangers:?}");
     Ok(())
 }

@@ -16,13 +16,21 @@ impl Picture {
         let mut lines = BTreeSet::new();
         lines.extend(processes(site)?);
         lines.extend(mounts(site)?);
-        let cgroups = [site.cgroup.as_str(), "pegasus"]
-            .into_iter()
-            .flat_map(host::cgroup_directories);
-        lines.extend(cgroups.map(|path| format!("cgroup {}", path.display())));
-        for directory in ["/run/pegasus", "/run/runc", "/run/docker/runtime-runc/moby"] {
-            lines.extend(entries(Path::new(directory)).map(|path| format!("file {path}")));
-        }
+        let cgroups = host::cgroup_directories(&site.cgroup).into_iter();
+        // Fused instances have cgroups of their own; other runs on this machine use other tags.
+        let instances = host::cgroup_directories("pegasus").into_iter();
+        let instances = instances.filter(|path| path.to_string_lossy().contains(&site.tag));
+        lines.extend(
+            cgroups
+                .chain(instances)
+                .map(|path| format!("cgroup {}", path.display())),
+        );
+        let groups = entries(Path::new("/run/pegasus")).filter(|path| path.contains(&site.tag));
+        lines.extend(
+            groups
+                .chain(entries(&site.runtime_root()))
+                .map(|path| format!("file {path}")),
+        );
         for table in ["unix", "tcp", "udp"] {
             lines.extend(sockets(site, table)?);
         }
@@ -46,7 +54,7 @@ fn processes(site: &Site) -> Result<Vec<String>> {
             fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|namespace| namespace == engine);
         let in_cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup"))
             .is_ok_and(|groups| groups.contains(&site.cgroup));
-        in_network || in_cgroup || line.contains("pegasus:")
+        in_network || in_cgroup || line.contains(&site.tag)
     };
     let all = host::processes()?
         .into_iter()
@@ -58,7 +66,9 @@ fn processes(site: &Site) -> Result<Vec<String>> {
 
 fn mounts(site: &Site) -> Result<Vec<String>> {
     let text = fs::read_to_string(format!("/proc/{}/mountinfo", site.engine_pid))?;
+    let root = site.data_root.parent().unwrap_or(&site.data_root);
     let points = text.lines().filter_map(|line| line.split(' ').nth(4));
+    let points = points.filter(|point| Path::new(point).starts_with(root));
     Ok(points.map(|point| format!("mount {point}")).collect())
 }
 

@@ -78,7 +78,7 @@ fn placements(site: &Site, case: Case) -> Vec<Job> {
         (Scope::Own | Scope::Group, _) | (Scope::Each, None) => vec![own()],
         (Scope::Each, Some(shared)) => vec![
             (format!("{} [own]", case.name), site.runtimes.own.clone()),
-            (format!("{} [shared]", case.name), shared.clone()),
+            (format!("{} [shared]", case.name), shared.runtime.clone()),
         ],
     };
     jobs.into_iter()

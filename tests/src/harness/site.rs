@@ -24,6 +24,8 @@ pub struct Site {
     pub scratch: PathBuf,
     /// Cgroup below which the engine keeps its containers, without a leading slash.
     pub cgroup: String,
+    /// In the names of all fusion groups of this run, for telling them from those of others.
+    pub tag: String,
     pub runtimes: Runtimes,
     /// The program under test, if it is Pegasus.
     pub pegasus: Option<PathBuf>,
@@ -44,7 +46,7 @@ pub struct Runtimes {
     /// Each container in an instance of its own.
     pub own: String,
     /// All containers in one shared instance; `None` when the runtime cannot fuse.
-    pub shared: Option<String>,
+    pub shared: Option<Group>,
     /// A fusion group per name, for cases that need one to themselves.
     pub groups: Vec<Group>,
 }
