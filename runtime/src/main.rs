@@ -17,6 +17,7 @@ mod group;
 mod instance;
 mod logging;
 mod placement;
+mod seccomp;
 mod self_copy;
 mod sys;
 

@@ -9,6 +9,5 @@ pub mod cgroup;
 pub mod executor;
 pub mod plan;
 pub mod program;
-mod seccomp;
 pub mod spec;
 mod stay;

@@ -3,7 +3,7 @@
 //! Made by the process that creates the container, sent to the instance as a letter, and carried
 //! out by the home task (`pegasus_contract::boot::JoinPlan`).
 
-use super::seccomp::{self, FilterError};
+use crate::seccomp::{self, Filter, FilterError};
 use libcontainer::capabilities::CapabilityExt;
 use libcontainer::oci_spec::runtime::{Capabilities, PosixRlimitType, Process, Spec};
 use serde::{Deserialize, Serialize};
@@ -51,14 +51,6 @@ pub struct Limit {
     pub resource: u32,
     pub soft: u64,
     pub hard: u64,
-}
-
-/// A classic BPF program and the flags of `seccomp(2)`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Filter {
-    pub flags: u32,
-    pub instructions: Vec<u64>,
 }
 
 const UMASK_DEFAULT: u32 = 0o022;

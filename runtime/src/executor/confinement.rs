@@ -3,16 +3,18 @@
 //!
 //! The library ignores the propagation of mounts, loads no policy into further processes, and loads
 //! that of the first process before it waits for `start` on a socket, which the policy may forbid.
-//! All of it needs CAP_SYS_ADMIN inside the container's namespaces. So the library is told to leave
-//! the process two capabilities more, which it gives up before the program runs.
+//! That, and giving the container's user its standard output, needs privilege inside the container's
+//! namespaces. So the library is told to leave the process a few capabilities more, which it gives
+//! up before the program runs.
 
+use crate::seccomp::{self, Filter, FilterError};
+use crate::sys;
 use caps::errors::CapsError;
 use caps::{CapSet, CapsHashSet};
 use libcontainer::capabilities::CapabilityExt;
 use libcontainer::oci_spec::runtime::{
     Capabilities, Capability, LinuxCapabilities, LinuxSeccomp, LinuxSeccompAction, Mount, Process,
 };
-use libcontainer::seccomp::{SeccompError, initialize_seccomp};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use std::path::PathBuf;
@@ -20,9 +22,9 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfinementError {
     #[error("cannot apply the container's seccomp policy")]
-    Seccomp(#[source] SeccompError),
-    #[error("the container's seccomp policy has a listener, which exec does not support")]
-    SeccompListener,
+    Filter(#[from] FilterError),
+    #[error("cannot load the container's seccomp policy")]
+    LoadFilter(#[source] Errno),
     #[error("cannot set the capabilities that the container asks for")]
     Capabilities(#[source] CapsError),
     #[error("cannot make the mount {path:?} {name}")]
@@ -52,9 +54,13 @@ struct Propagation {
     flags: MsFlags,
 }
 
-/// Needed to load a policy and to change mounts, and to reach mounts below directories that the
-/// container's user may not search.
-const LENT: [Capability; 2] = [Capability::SysAdmin, Capability::DacReadSearch];
+/// Needed to load a policy, to change mounts and to name the process' program; to reach mounts below
+/// directories that the container's user may not search; to give files to that user.
+const LENT: [Capability; 3] = [
+    Capability::SysAdmin,
+    Capability::DacReadSearch,
+    Capability::Chown,
+];
 
 const PROPAGATIONS: [(&str, MsFlags); 8] = [
     ("private", MsFlags::MS_PRIVATE),
@@ -78,13 +84,7 @@ impl Confinement {
             propagations: mounts.iter().flat_map(propagations).collect(),
             no_new_privileges: process.no_new_privileges() == Some(true),
         };
-        let loads_as_root = confinement.seccomp.is_some() && !confinement.no_new_privileges;
-        let is_lent = loads_as_root || !confinement.propagations.is_empty();
-        process.set_capabilities(Some(if is_lent {
-            lend(&capabilities)
-        } else {
-            capabilities
-        }));
+        process.set_capabilities(Some(lend(&capabilities)));
         confinement
     }
 
@@ -129,11 +129,11 @@ impl Confinement {
         let Some(policy) = &self.seccomp else {
             return Ok(());
         };
-        match initialize_seccomp(policy) {
-            Ok(None) => Ok(()),
-            Ok(Some(_)) => Err(ConfinementError::SeccompListener),
-            Err(error) => Err(ConfinementError::Seccomp(error)),
-        }
+        let Filter {
+            flags,
+            instructions,
+        } = seccomp::translate(policy)?;
+        sys::seccomp::load_filter(flags, &instructions).map_err(ConfinementError::LoadFilter)
     }
 
     fn lower_capabilities(&self) -> Result<(), ConfinementError> {
@@ -205,32 +205,26 @@ fn propagations(mount: &Mount) -> impl Iterator<Item = Propagation> {
 mod tests {
     use super::*;
 
-    fn process(no_new_privileges: Option<bool>) -> Process {
-        let mut process = Process::default();
-        process
-            .set_capabilities(None)
-            .set_no_new_privileges(no_new_privileges);
-        process
-    }
-
-    fn has_lent(process: &Process) -> bool {
-        let capabilities = process.capabilities().as_ref().unwrap();
-        let effective = capabilities.effective().as_ref().unwrap();
-        let permitted = capabilities.permitted().as_ref().unwrap();
-        assert!(capabilities.bounding().as_ref().unwrap().is_empty());
-        LENT.iter()
-            .all(|cap| effective.contains(cap) && permitted.contains(cap))
-    }
-
     #[test]
-    fn capabilities_are_lent_only_where_they_are_needed() {
-        let mut plain = process(None);
-        Confinement::split(&mut plain, None, &[]);
-        assert!(!has_lent(&plain));
-
-        let mut confined = process(None);
-        let confinement = Confinement::split(&mut confined, Some(LinuxSeccomp::default()), &[]);
-        assert!(has_lent(&confined));
+    fn lent_capabilities_are_not_among_the_final_ones() {
+        let mut process = Process::default();
+        process.set_capabilities(None);
+        let confinement = Confinement::split(&mut process, None, &[]);
+        let library = process.capabilities().as_ref().unwrap();
+        for lent in LENT {
+            assert!(library.effective().as_ref().unwrap().contains(&lent));
+            assert!(library.permitted().as_ref().unwrap().contains(&lent));
+        }
+        assert!(library.bounding().as_ref().unwrap().is_empty());
+        assert!(library.ambient().as_ref().unwrap().is_empty());
+        assert!(
+            confinement
+                .capabilities
+                .effective()
+                .as_ref()
+                .unwrap()
+                .is_empty()
+        );
         assert!(
             confinement
                 .capabilities
@@ -239,16 +233,14 @@ mod tests {
                 .unwrap()
                 .is_empty()
         );
+    }
 
-        let mut without_privilege = process(Some(true));
-        Confinement::split(&mut without_privilege, Some(LinuxSeccomp::default()), &[]);
-        assert!(!has_lent(&without_privilege));
-
+    #[test]
+    fn propagation_is_read_from_the_options() {
         let mut volume = Mount::default();
         volume.set_options(Some(vec!["rbind".to_owned(), "rslave".to_owned()]));
-        let mut with_volume = process(Some(true));
-        let confinement = Confinement::split(&mut with_volume, None, &[volume]);
-        assert!(has_lent(&with_volume));
+        let confinement = Confinement::split(&mut Process::default(), None, &[volume]);
+        assert_eq!(confinement.propagations.len(), 1);
         assert_eq!(
             confinement.propagations[0].flags,
             MsFlags::MS_SLAVE | MsFlags::MS_REC

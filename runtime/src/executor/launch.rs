@@ -6,7 +6,9 @@ use super::environment::{self, EnvironmentError};
 use super::lookup::{self, LookupError};
 use super::{Role, stdio};
 use libcontainer::oci_spec::runtime::{Process, Spec};
+use nix::errno::Errno;
 use nix::sys::stat::{Mode, umask};
+use nix::unistd::Uid;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -27,6 +29,8 @@ pub enum LaunchError {
     Confinement(#[from] ConfinementError),
     #[error("cannot open the container's /dev/null for standard input and output")]
     Null(#[source] std::io::Error),
+    #[error("cannot give the container's user its standard input and output")]
+    Owner(#[source] Errno),
 }
 
 /// A program ready for `execve(2)`.
@@ -71,10 +75,16 @@ impl Launch {
         if self.role == Role::Init {
             stdio::make_null_writable().map_err(LaunchError::Null)?;
         }
+        stdio::give_to(Uid::from_raw(process.user().uid())).map_err(LaunchError::Owner)?;
         if process.user().umask().is_none() {
             umask(UMASK_DEFAULT);
         }
         Ok(path)
+    }
+
+    /// The program that [`Self::check`] has found.
+    pub fn found(&self) -> Option<PathBuf> {
+        self.found.borrow().clone()
     }
 
     /// Keeps the environment that the container library computed.

@@ -74,12 +74,16 @@ fn reset_signals() -> Result<(), Errno> {
     crate::sys::signals::restore_default(Signal::SIGPIPE)
 }
 
+/// runc's, when the program of a first process turns out not to be executable.
+const STATUS_NOT_STARTED: i32 = 1;
+
 /// Nobody reads the answer of a first process any more, since `start` has returned: say it where the
 /// container's output goes, as runc does. For a further process `exec` still waits for it.
 pub fn failed(role: Role, error: &(dyn std::error::Error + 'static)) -> ExecutorError {
     let text = chain(error);
     if role == Role::Init {
         eprintln!("{text}");
+        std::process::exit(STATUS_NOT_STARTED);
     }
     ExecutorError::Other(text)
 }

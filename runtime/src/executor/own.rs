@@ -6,7 +6,7 @@ use super::confinement::Confinement;
 use super::launch::{Launch, Program};
 use super::native::{self, ExecuteError, failed};
 use crate::error::chain;
-use crate::placement::program::reason_for_native;
+use crate::placement::program::open_loadable;
 use crate::placement::report::Report;
 use crate::sys;
 use crate::sys::vkernel::Vkernel;
@@ -40,6 +40,20 @@ impl OwnExecutor {
         }
     }
 
+    /// Lets `/proc/<pid>/exe` name the container's program instead of this one. Done while the process
+    /// still has the privilege that it needs; where that fails, only the name is wrong.
+    fn name_program(&self) {
+        if self.report.reason().is_some() {
+            return;
+        }
+        let Some(Ok(program)) = self.launch.found().map(|path| open_loadable(&path)) else {
+            return;
+        };
+        if let Err(error) = sys::own_program::rename_to(&program) {
+            tracing::debug!("/proc/self/exe names the runtime: {}", chain(&error));
+        }
+    }
+
     /// Returns only if neither the vkernel nor the kernel takes the program.
     fn run(&self, program: &Program) -> ExecuteError {
         if self.report.reason().is_none() {
@@ -66,7 +80,7 @@ impl Executor for OwnExecutor {
             .launch
             .check(spec)
             .map_err(|error| ExecutorValidationError::ArgValidationError(chain(&error)))?;
-        if let Some(reason) = reason_for_native(&path) {
+        if let Err(reason) = open_loadable(&path) {
             self.report.native(&reason);
         }
         Ok(())
@@ -79,6 +93,7 @@ impl Executor for OwnExecutor {
 
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
         let role = self.launch.role;
+        self.name_program();
         let program = self
             .launch
             .finish(spec)

@@ -14,39 +14,33 @@ const ELF_CLASS_64: u8 = 2;
 const ELF_MACHINE: usize = 18;
 const ELF_MACHINE_X86_64: [u8; 2] = [62, 0];
 
-/// Why the program at `path` has to run as a plain kernel process; `None` if the vkernel may try.
-pub fn reason_for_native(path: &Path) -> Option<String> {
+/// Opens the program that `path` leads to, through scripts to their interpreter; or says why it has to
+/// run as a plain kernel process.
+pub fn open_loadable(path: &Path) -> Result<File, String> {
     let mut path = path.to_owned();
     for _ in 0..SCRIPT_DEPTH_MAX {
-        let Ok(mut file) = File::open(&path) else {
-            return Some(format!(
-                "{} cannot be read by the container's user",
-                path.display()
-            ));
-        };
+        let mut file = File::open(&path)
+            .map_err(|_| format!("{} cannot be read by the container's user", path.display()))?;
         if let Some(reason) = file
             .metadata()
             .ok()
             .and_then(|status| privilege(&file, &status))
         {
-            return Some(format!("{} {reason}", path.display()));
+            return Err(format!("{} {reason}", path.display()));
         }
         let mut header = Vec::with_capacity(HEADER_LEN);
-        if file
-            .by_ref()
+        file.by_ref()
             .take(HEADER_LEN as u64)
             .read_to_end(&mut header)
-            .is_err()
-        {
-            return Some(format!("{} cannot be read", path.display()));
-        }
-        match interpreter(&header) {
-            Some(next) => path = next,
-            None => return machine(&header).map(|reason| format!("{} {reason}", path.display())),
+            .map_err(|_| format!("{} cannot be read", path.display()))?;
+        match (interpreter(&header), machine(&header)) {
+            (Some(next), _) => path = next,
+            (None, Some(reason)) => return Err(format!("{} {reason}", path.display())),
+            (None, None) => return Ok(file),
         }
     }
     // The kernel gives the error for scripts that are nested too deep.
-    Some("its scripts are nested too deep".to_owned())
+    Err("its scripts are nested too deep".to_owned())
 }
 
 fn privilege(file: &File, status: &Metadata) -> Option<&'static str> {
@@ -87,7 +81,7 @@ mod tests {
 
     #[test]
     fn ordinary_programs_may_be_tried() {
-        assert_eq!(reason_for_native(Path::new("/bin/sh")), None);
+        assert!(open_loadable(Path::new("/bin/sh")).is_ok());
         assert_eq!(
             interpreter(b"#! /bin/sh -e\nexit"),
             Some(PathBuf::from("/bin/sh"))
@@ -98,8 +92,8 @@ mod tests {
     #[test]
     fn what_only_the_kernel_runs_is_named() {
         assert!(
-            reason_for_native(Path::new("/no/such"))
-                .unwrap()
+            open_loadable(Path::new("/no/such"))
+                .unwrap_err()
                 .contains("cannot be read")
         );
         assert_eq!(machine(b"\x7fELF\x01"), Some("is not an x86-64 program"));

@@ -1,9 +1,10 @@
 //! Translates the specification's seccomp policy into the kernel's form without loading it.
 //!
-//! The rules are those by which the container library loads a policy (`libcontainer::seccomp`), so
-//! that a home task and its anchor have the same filter.
+//! One translation serves all: first processes, further ones, and the home tasks of a shared instance.
+//! It is runc's, calls that are younger than the policy included ([`unknown_calls`]).
 
-use super::plan::Filter;
+mod unknown_calls;
+
 use libcontainer::oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag,
     LinuxSeccompOperator, LinuxSyscall,
@@ -13,6 +14,7 @@ use libseccomp::{
     ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall,
 };
 use nix::sys::memfd::{MemFdCreateFlag, memfd_create};
+use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
@@ -30,6 +32,15 @@ pub enum FilterError {
     Memory(#[source] nix::Error),
     #[error("cannot read the translated seccomp policy")]
     Read(#[source] io::Error),
+}
+
+/// A classic BPF program and the flags of `seccomp(2)`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Filter {
+    pub flags: u32,
+    /// One `struct sock_filter` each.
+    pub instructions: Vec<u64>,
 }
 
 const FLAG_LOG: u32 = 1 << 1;
@@ -57,7 +68,7 @@ pub fn translate(policy: &LinuxSeccomp) -> Result<Filter, FilterError> {
             .iter()
             .flatten()
             .fold(0, |flags, next| flags | flag(*next)),
-        instructions: export(&context)?,
+        instructions: [unknown_calls::prologue(policy), export(&context)?].concat(),
     })
 }
 
