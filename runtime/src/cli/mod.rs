@@ -11,6 +11,7 @@ mod events;
 mod exec;
 mod features;
 mod inspect;
+mod install;
 mod instance;
 mod kill;
 mod list;
@@ -24,6 +25,7 @@ mod start;
 mod state;
 mod table;
 mod trace;
+mod uninstall;
 mod update;
 
 use crate::container::create::Cgroups;
@@ -104,6 +106,8 @@ enum Command {
     Inspect(inspect::Inspect),
     Trace(trace::Trace),
     Doctor(doctor::Doctor),
+    Install(install::Install),
+    Uninstall(uninstall::Uninstall),
     #[command(hide = true)]
     Instance(instance::Instance),
 }
@@ -160,6 +164,8 @@ pub enum CommandError {
     Inspect(#[from] inspect::InspectError),
     #[error(transparent)]
     Trace(#[from] trace::TraceError),
+    #[error(transparent)]
+    Install(#[from] install::InstallCommandError),
     #[error("the group's instance failed")]
     Instance(#[source] crate::instance::shared::SharedError),
     #[error(transparent)]
@@ -290,6 +296,8 @@ fn run(line: CommandLine) -> Outcome {
         Command::Inspect(arguments) => inspect::run(&context, arguments),
         Command::Trace(arguments) => trace::run(&context, arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
+        Command::Install(arguments) => install::run(arguments),
+        Command::Uninstall(arguments) => uninstall::run(arguments),
         Command::Instance(arguments) => instance::run(arguments),
     }
 }
