@@ -262,6 +262,34 @@ pub fn has_exited(pid: i32) -> bool {
     found.is_err() || info.signo != 0
 }
 
+/// Waits for a child to end; gives its status as wait4(2) does.
+pub fn wait_for(pid: i32) -> Result<i32> {
+    wait4(pid, 0).map(|(_, status)| status)
+}
+
+/// Takes the status of a child that has ended, if there is one: its pid and the status.
+pub fn take_any_child() -> Option<(i32, i32)> {
+    const WNOHANG: usize = 1;
+    wait4(-1, WNOHANG).ok().filter(|(pid, _)| *pid > 0)
+}
+
+fn wait4(pid: i32, options: usize) -> Result<(i32, i32)> {
+    /// Children of whatever exit signal.
+    const WALL: usize = 0x4000_0000;
+    let mut status = 0i32;
+    // SAFETY: the kernel writes `status`.
+    let found = unsafe {
+        call4(
+            nr::WAIT4,
+            pid as usize,
+            &raw mut status as usize,
+            options | WALL,
+            0,
+        )
+    }?;
+    Ok((found as i32, status))
+}
+
 /// seccomp(2) with a classic BPF program.
 pub fn install_seccomp_filter(flags: u32, program: &[u64]) -> Result {
     let len = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;

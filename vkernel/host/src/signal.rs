@@ -78,6 +78,24 @@ pub fn queue_to_thread(process: i32, thread: i32, info: &SigInfo) -> Result {
     }
 }
 
+/// Waits until a signal of `set`, which must be blocked, is pending, and takes it.
+pub fn wait_for_any(set: SigSet) -> SigInfo {
+    let mut info = SigInfo::ZERO;
+    // SAFETY: both are live for the call.
+    while unsafe {
+        call4(
+            nr::RT_SIGTIMEDWAIT,
+            &raw const set as usize,
+            &raw mut info as usize,
+            0,
+            SIGSET_LEN,
+        )
+    }
+    .is_err()
+    {}
+    info
+}
+
 /// kill(2).
 pub fn kill(process: i32, signal: u32) -> Result {
     // SAFETY: touches no memory.

@@ -4,7 +4,7 @@
 //! namespace.
 #![allow(unsafe_code)]
 
-use crate::boot::{arm, install_handlers, join, own};
+use crate::boot::{arm, install_handlers, join, own, supervise};
 use crate::exec::Prepared;
 use crate::mm::Layout;
 use crate::task::record::{claim_record, free_record};
@@ -13,7 +13,7 @@ use core::sync::atomic::Ordering;
 use pegasus_abi::clone::{CLONE_FILES, CLONE_NEWPID, CLONE_VM};
 use pegasus_abi::prctl::PR_SET_PDEATHSIG;
 use pegasus_abi::signal::{SIGCHLD, SIGKILL};
-use pegasus_abi::{Errno, Result};
+use pegasus_abi::{Errno, Result, nr};
 use pegasus_arch::area::Area;
 use pegasus_contract::boot::{InstanceKind, ReleaseHomeArgs, SpawnHomeArgs};
 use pegasus_contract::layout::{CONTAINERS_MAX, SLOTS_MAX};
@@ -184,7 +184,14 @@ extern "C" fn begin_home(area: &'static Area) {
     // SAFETY: `release` set it before it changed the state, and waits until we have changed it again.
     let args =
         unsafe { &*(container.start_args.load(Ordering::Acquire) as *const ReleaseHomeArgs) };
-    match start(thread, args) {
+    let started = start(thread, args).map_err(|error| match error {
+        // Only Linux can run it, or tell what is wrong with it.
+        Errno::ENOEXEC => supervise::run(thread, &execution(args), || {
+            change_state(container, ContainerState::Running);
+        }),
+        other => other,
+    });
+    match started {
         Ok(program) => {
             change_state(container, ContainerState::Running);
             own::run_first(program)
@@ -195,6 +202,24 @@ extern "C" fn begin_home(area: &'static Area) {
             wait_for_release(container);
             host::exit_group(127)
         }
+    }
+}
+
+/// The first program, executed by Linux.
+fn execution(args: &ReleaseHomeArgs) -> supervise::Execution<'static> {
+    let program = &args.program;
+    supervise::Execution {
+        nr: nr::EXECVE,
+        args: [
+            program.path as usize,
+            program.argv as usize,
+            program.envp as usize,
+            0,
+            0,
+            0,
+        ],
+        mask: 0,
+        reason: "its first program is one that only the kernel runs",
     }
 }
 

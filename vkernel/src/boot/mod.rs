@@ -4,6 +4,7 @@
 pub mod home;
 mod join;
 mod own;
+pub mod supervise;
 
 use crate::exec::Request;
 use crate::signal::is_kept;

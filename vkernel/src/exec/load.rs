@@ -325,7 +325,9 @@ fn set_identity(process: &Process, program: &Prepared) {
     unsafe {
         let _ = host::prctl(PR_SET_NAME, comm.as_ptr() as usize, 0, 0, 0);
         let _ = host::prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0);
-        if !process.has_neighbours() {
+        if process.has_neighbours() {
+            process.dumpable.store(1, Ordering::Relaxed);
+        } else {
             let _ = host::prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
         }
     }

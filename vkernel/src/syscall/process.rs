@@ -1,6 +1,7 @@
 //! execve(2), prctl(2), arch_prctl(2).
 #![allow(unsafe_code)]
 
+use crate::boot::supervise;
 use crate::entry::Call;
 use crate::exec::{self, Strings, Unprepared};
 use crate::signal::{KEPT, is_kept};
@@ -10,18 +11,20 @@ use crate::task::record::change;
 use crate::task::{Process, instance_kind};
 use crate::usermem::UserPtr;
 use alloc::ffi::CString;
+use core::sync::atomic::Ordering;
 use pegasus_abi::fcntl::{
     AT_EACCESS, AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, PATH_MAX, X_OK,
 };
 use pegasus_abi::prctl::{
-    ARCH_GET_GS, ARCH_SET_GS, PR_SET_DUMPABLE, PR_SET_MDWE, PR_SET_MM, PR_SET_PDEATHSIG,
-    PR_SET_SECCOMP, PR_SET_SYSCALL_USER_DISPATCH, PR_SET_THP_DISABLE, RLIM_INFINITY, RLIMIT_AS,
-    Rlimit,
+    ARCH_GET_GS, ARCH_SET_GS, PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_MDWE, PR_SET_MM,
+    PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_SYSCALL_USER_DISPATCH, PR_SET_THP_DISABLE,
+    RLIM_INFINITY, RLIMIT_AS, Rlimit,
 };
 use pegasus_abi::signal::{SIG_IGN, SIGNALS_MAX, SigAction};
 use pegasus_abi::{Errno, Result, nr};
 use pegasus_contract::boot::InstanceKind;
 use pegasus_contract::record::ProcessState;
+use pegasus_host::process as host;
 
 pub fn execve(call: &Call) -> Result {
     let [path, argv, envp, ..] = call.args;
@@ -94,6 +97,17 @@ fn run_native(call: &Call, reason: &str) -> Result {
     let exe = exe_of(args[path_at]).and_then(|exe| CString::new(exe).ok());
     if let Some(exe) = &exe {
         args[path_at] = exe.as_ptr() as usize;
+    }
+    if supervise::is_needed(call.thread) {
+        let mask = pegasus_host::signal::set_mask(!0);
+        pegasus_host::signal::set_mask(mask);
+        let execution = supervise::Execution {
+            nr: call.nr,
+            args,
+            mask: mask | call.thread.hidden_mask.get(),
+            reason,
+        };
+        return Err(supervise::run(call.thread, &execution, || ()));
     }
     let record = process.record();
     process.set_native_reason(reason);
@@ -180,9 +194,18 @@ fn for_ignored_kept(process: &Process, action: &SigAction) {
 
 /// setuid(2) and its kin.
 pub fn set_identity(call: &Call) -> Result {
+    let identity = || (host::user_ids(), host::group_ids());
+    if instance_kind() == InstanceKind::Own {
+        return forward(call);
+    }
+    let before = identity();
     let done = forward(call);
-    if instance_kind() == InstanceKind::Shared && call.thread.process().is_container_init {
-        crate::boot::home::die_with_parent();
+    if identity() != before {
+        let process = call.thread.process();
+        process.dumpable.store(0, Ordering::Relaxed);
+        if process.is_container_init {
+            crate::boot::home::die_with_parent();
+        }
     }
     done
 }
@@ -195,8 +218,18 @@ pub fn prctl(call: &Call) -> Result {
         PR_SET_SYSCALL_USER_DISPATCH => Err(Errno::EINVAL),
         // The kernel keeps one of each for all who share the address space.
         PR_SET_MM if shared => Err(Errno::EPERM),
-        PR_SET_DUMPABLE if has_neighbours && call.args[1] > 1 => Err(Errno::EINVAL),
-        PR_SET_DUMPABLE | PR_SET_THP_DISABLE if has_neighbours => Ok(0),
+        PR_SET_DUMPABLE if has_neighbours => match call.args[1] {
+            value @ (0 | 1) => {
+                let dumpable = &call.thread.process().dumpable;
+                dumpable.store(value as u32, Ordering::Relaxed);
+                Ok(0)
+            }
+            _ => Err(Errno::EINVAL),
+        },
+        PR_GET_DUMPABLE if has_neighbours => {
+            Ok(call.thread.process().dumpable.load(Ordering::Relaxed) as usize)
+        }
+        PR_SET_THP_DISABLE if has_neighbours => Ok(0),
         PR_SET_MDWE if has_neighbours => Err(Errno::EINVAL),
         // The home task's parent is the instance, whose end it must share.
         PR_SET_PDEATHSIG if shared && call.thread.process().is_container_init => Ok(0),

@@ -253,23 +253,8 @@ fn restore_kept_handlers() {
 /// A child process that borrows its parent's memory: vfork(2), posix_spawn(3), or CLONE_VM alone.
 fn start_borrower(call: &Call, request: &Request) -> Result {
     let parent = call.thread.process();
-    parent.has_borrowers();
-    let (record, index) = match claim_record(parent.container, parent.namespace()) {
-        Some(index) => (&header().processes[index as usize], index),
-        None => (
-            record::private_record(parent.arena, parent.container).ok_or(Errno::EAGAIN)?,
-            record::PRIVATE,
-        ),
-    };
-    let lender = parent.arena_record().unwrap_or(record::PRIVATE) + 1;
-    record.lender.store(lender, Ordering::Relaxed);
-    let child = Process::create(child_args(parent, request, record, index));
-    child.inherit_from(parent);
-    let Ok(thread) = Thread::create_first(child) else {
-        child.release_memory();
-        free_record(index);
-        return Err(Errno::EAGAIN);
-    };
+    let (child, thread) = make_borrower(parent, request)?;
+    let (record, index) = (child.record(), child.record_index());
     prepare(call, thread, request);
     thread
         .clears_handlers
@@ -295,6 +280,50 @@ fn start_borrower(call: &Call, request: &Request) -> Result {
         }
     }
     done
+}
+
+/// The objects of a child that borrows memory. EAGAIN: there is no room for them.
+fn make_borrower(
+    parent: &'static Process,
+    request: &Request,
+) -> Result<(&'static Process, &'static Thread)> {
+    parent.has_borrowers();
+    let (record, index) = match claim_record(parent.container, parent.namespace()) {
+        Some(index) => (&header().processes[index as usize], index),
+        None => (
+            record::private_record(parent.arena, parent.container).ok_or(Errno::EAGAIN)?,
+            record::PRIVATE,
+        ),
+    };
+    let lender = parent.arena_record().unwrap_or(record::PRIVATE) + 1;
+    record.lender.store(lender, Ordering::Relaxed);
+    let child = Process::create(child_args(parent, request, record, index));
+    child.inherit_from(parent);
+    let Ok(thread) = Thread::create_first(child) else {
+        child.release_memory();
+        free_record(index);
+        return Err(Errno::EAGAIN);
+    };
+    Ok((child, thread))
+}
+
+/// [`make_borrower`] for a child that is to execute a program while this task waits.
+pub fn borrower(parent: &'static Process) -> Result<(&'static Process, &'static Thread)> {
+    make_borrower(parent, &plain(CLONE_VM | CLONE_VFORK | u64::from(SIGCHLD)))
+}
+
+/// That child has its own memory, and runs as `pid`; or is gone.
+pub fn release_borrower(child: &'static Process, thread: &'static Thread, pid: Option<i32>) {
+    let (record, index) = (child.record(), child.record_index());
+    match pid {
+        Some(pid) => {
+            record.pid.store(pid, Ordering::Relaxed);
+            change(record, ProcessState::Claimed, ProcessState::Native);
+        }
+        None => free_record(index),
+    }
+    thread.release_memory();
+    child.release_memory();
 }
 
 extern "C" fn begin_borrower(area: &'static Area) {

@@ -75,6 +75,8 @@ pub struct Process {
     pid: Cell<i32>,
     /// RLIMIT_AS as the container has it. Linux's own would count the vkernel's heap.
     pub address_limit: Lock<Rlimit>,
+    /// PR_GET_DUMPABLE as the program sees it in a shared instance, where Linux keeps it for all.
+    pub dumpable: AtomicU32,
     /// Where the program's strings and tables lie, for `/proc`.
     pub program: Cell<ProgramMap>,
     /// The program has installed a seccomp filter: it may kill whoever makes a call that the program itself does not.
@@ -116,6 +118,7 @@ impl Process {
             exec_request: Lock::new(None),
             address_limit: Lock::new(args.address_limit),
             pid: Cell::new(0),
+            dumpable: AtomicU32::new(1),
             program: Cell::new(ProgramMap::default()),
             has_filter: AtomicBool::new(false),
             timers: Lock::new(BTreeSet::new()),

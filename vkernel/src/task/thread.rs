@@ -44,6 +44,8 @@ pub struct Thread {
     pub start_mask: Cell<SigSet>,
     /// For the first thread of a process made with CLONE_CLEAR_SIGHAND.
     pub clears_handlers: Cell<bool>,
+    /// Address of what a child is to do; see `boot::supervise`.
+    pub errand: Cell<usize>,
     /// The mask of a call that has waited with another one than the thread's, when a signal has ended it.
     pub waiting_mask: Cell<Option<SigSet>>,
     /// For a thread that shall load a program: the frame it leaves the vkernel with.
@@ -125,6 +127,7 @@ impl Thread {
             (&raw mut (*place).hidden_mask).write(Cell::new(0));
             (&raw mut (*place).held).write(Cell::new(None));
             (&raw mut (*place).start_mask).write(Cell::new(0));
+            (&raw mut (*place).errand).write(Cell::new(0));
             (&raw mut (*place).clears_handlers).write(Cell::new(false));
             (&raw mut (*place).waiting_mask).write(Cell::new(None));
             (*(*place).stash.get()).valid = false;
