@@ -3,10 +3,15 @@
 #include "check.h"
 #include <fcntl.h>
 #include <setjmp.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <ucontext.h>
 
 static sigjmp_buf back;
 static volatile int seen_signal, seen_code;
@@ -132,6 +137,100 @@ static void die(const char *how)
     }
 }
 
+// A call that a filter of the program's own turns into a signal.
+static void on_filtered(int number, siginfo_t *info, void *context)
+{
+    ucontext_t *state = context;
+    SAY("filtered: signal %d code %d call %d at %s", number, info->si_code, info->si_syscall,
+        info->si_call_addr == (void *)state->uc_mcontext.gregs[REG_RIP] ? "the place of the call" : "another place");
+    state->uc_mcontext.gregs[REG_RAX] = 4242;
+}
+
+// As in <linux/filter.h> and <linux/seccomp.h>, which not every C library brings.
+struct instruction {
+    uint16_t code;
+    uint8_t on_true, on_false;
+    uint32_t k;
+};
+#define RET_KILL_PROCESS 0x80000000U
+#define RET_TRAP 0x00030000U
+#define RET_ALLOW 0x7fff0000U
+#define FILTER_LOAD { 0x20, 0, 0, 0 }
+#define FILTER_CASE(number, result) { 0x15, 0, 1, number }, { 0x06, 0, 0, result }
+#define FILTER_ELSE(result) { 0x06, 0, 0, result }
+
+static void install(const struct instruction *filter, uint16_t len)
+{
+    struct {
+        uint16_t len;
+        const struct instruction *filter;
+    } program = { len, filter };
+    MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    MUST(prctl(PR_SET_SECCOMP, 2, &program) == 0);
+}
+#define INSTALL(...)                                                                               \
+    do {                                                                                           \
+        struct instruction filter[] = { __VA_ARGS__ };                                             \
+        install(filter, sizeof filter / sizeof *filter);                                           \
+    } while (0)
+
+static void *nothing(void *unused)
+{
+    return unused;
+}
+
+static void filtered_list(void)
+{
+    INSTALL(FILTER_LOAD, FILTER_CASE(SYS_write, RET_ALLOW), FILTER_CASE(SYS_getppid, RET_ALLOW),
+            FILTER_CASE(SYS_exit_group, RET_ALLOW), FILTER_ELSE(RET_KILL_PROCESS));
+    for (int i = 0; i < 20; i++)
+        syscall(SYS_getppid);
+    MUST(write(1, "only what is on the list\n", 25) == 25);
+}
+
+static void filtered_handler(void)
+{
+    struct sigaction action = { .sa_sigaction = on_filtered, .sa_flags = SA_SIGINFO };
+    MUST(sigaction(SIGSYS, &action, NULL) == 0);
+    INSTALL(FILTER_LOAD, FILTER_CASE(SYS_getppid, RET_TRAP), FILTER_ELSE(RET_ALLOW));
+    for (int i = 0; i < 3; i++)
+        SAY("result %ld", syscall(SYS_getppid));
+}
+
+static void filtered_default(void)
+{
+    for (int i = 0; i < 20; i++)
+        syscall(SYS_getppid);
+    INSTALL(FILTER_LOAD, FILTER_CASE(SYS_getppid, RET_TRAP), FILTER_ELSE(RET_ALLOW));
+    syscall(SYS_getppid);
+    SAY("not killed");
+}
+
+static void filtered_thread(void)
+{
+    pthread_t thread;
+    INSTALL(FILTER_LOAD, FILTER_CASE(SYS_prctl, RET_KILL_PROCESS),
+            FILTER_CASE(SYS_arch_prctl, RET_KILL_PROCESS),
+            FILTER_CASE(SYS_sigaltstack, RET_KILL_PROCESS), FILTER_ELSE(RET_ALLOW));
+    MUST(pthread_create(&thread, NULL, nothing, NULL) == 0 && pthread_join(thread, NULL) == 0);
+    SAY("a thread under a filter");
+}
+
+static void try_filters(void)
+{
+    void (*const cases[])(void) = { filtered_list, filtered_handler, filtered_default, filtered_thread };
+    for (int i = 0; i < 4; i++) {
+        int status;
+        pid_t child = fork();
+        if (child == 0) {
+            cases[i]();
+            _exit(0);
+        }
+        MUST(waitpid(child, &status, 0) == child);
+        SAY("filter %d: signal %d", i, WTERMSIG(status));
+    }
+}
+
 int main(int argc, char **argv)
 {
     struct rlimit none = { 0, 0 };
@@ -149,5 +248,6 @@ int main(int argc, char **argv)
     try_memory();
     try_computing();
     try_overflow();
+    try_filters();
     return 0;
 }

@@ -8,6 +8,7 @@
 #include <spawn.h>
 #include <stdint.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -332,6 +333,22 @@ static int outlive_exec(void *unused)
 
 static char borrowed_stack[65536] __attribute__((aligned(16)));
 
+// What a debugger does: the child of a vfork(2) asks to be traced before it runs its program.
+static void try_traced_vfork(void)
+{
+    int status;
+    pid_t child = vfork();
+    if (child == 0) {
+        ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+        execl("/bin/true", "true", NULL);
+        _exit(95);
+    }
+    MUST(waitpid(child, &status, 0) == child);
+    SAY("traced: stopped %d by %d", WIFSTOPPED(status), WSTOPSIG(status));
+    MUST(ptrace(PTRACE_CONT, child, NULL, NULL) == 0);
+    say_status("traced", await(child));
+}
+
 // CLONE_VM alone: the child shares the memory, and nobody waits for it to go.
 static void try_shared_memory(void)
 {
@@ -513,6 +530,7 @@ int main(int argc, char **argv)
     pthread_t thread;
     MUST(pthread_create(&thread, NULL, fork_in_thread, NULL) == 0 && pthread_join(thread, NULL) == 0);
     try_clear_handlers();
+    try_traced_vfork();
     try_shared_memory();
     try_many();
     try_namespace();

@@ -280,6 +280,13 @@ pub fn entry_trapped() -> usize {
     address(unsafe { &pegasus_gate_trapped })
 }
 
+/// Instruction pointers that the kernel sees in calls made for the container as they are.
+pub fn forwarded_calls() -> [usize; 2] {
+    const SYSCALL_LEN: usize = 2;
+    // SAFETY: as above.
+    unsafe { [&pegasus_fast_call, &pegasus_forward_call] }.map(|call| address(call) + SYSCALL_LEN)
+}
+
 /// Where in the vkernel a signal has interrupted a thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Position {

@@ -7,7 +7,7 @@
 use crate::boot::{arm, install_handlers, join, own, supervise};
 use crate::exec::Prepared;
 use crate::mm::Layout;
-use crate::task::record::{claim_record, free_record};
+use crate::task::record::{NO_NAMESPACE, claim_record, free_record};
 use crate::task::{Process, Thread, header, instance_kind, store_text};
 use core::sync::atomic::Ordering;
 use pegasus_abi::clone::{CLONE_FILES, CLONE_NEWPID, CLONE_VM};
@@ -43,7 +43,7 @@ pub fn spawn(args: &mut SpawnHomeArgs) -> Result {
     let container = claim_container()?;
     let made = claim_slot().and_then(|slot| {
         // The caller is in no container's pid namespace.
-        let record = claim_record(container, 0).ok_or(Errno::EAGAIN)?;
+        let record = claim_record(container, NO_NAMESPACE).ok_or(Errno::EAGAIN)?;
         let (process, thread) = own::make_process(record, container, Layout::Slot(slot))?;
         process.record().slot.store(slot as u32, Ordering::Relaxed);
         Ok((record, slot, thread))

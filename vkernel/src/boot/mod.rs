@@ -13,7 +13,7 @@ use crate::task::{Thread, header};
 use alloc::boxed::Box;
 use core::ffi::c_void;
 use core::sync::atomic::Ordering;
-use pegasus_abi::prctl::{PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON};
+use pegasus_abi::prctl::{PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_OFF, PR_SYS_DISPATCH_ON};
 use pegasus_abi::signal::{SIGKILL, SIGNALS_MAX, SIGSTOP, SigAction};
 use pegasus_abi::{Errno, Result};
 use pegasus_arch::gate;
@@ -75,6 +75,14 @@ pub fn arm(thread: &'static Thread) -> Result {
             0,
         )
     }
+}
+
+/// The calling thread's `syscall`s outside the image trap no more.
+pub fn disarm() {
+    // SAFETY: dispatch changes nothing for the image.
+    let _ = unsafe {
+        pegasus_host::process::prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_OFF, 0, 0, 0)
+    };
 }
 
 /// All signals at their default, but for those that the vkernel keeps.

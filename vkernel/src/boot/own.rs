@@ -6,7 +6,7 @@ use crate::exec::{self, Prepared, Strings, Unprepared};
 use crate::heap::Arena;
 use crate::mm::{Layout, Space};
 use crate::rewrite::Rewriter;
-use crate::task::record::{claim_record, free_record, new_namespace};
+use crate::task::record::{NO_NAMESPACE, claim_record, free_record, new_namespace};
 use crate::task::{Process, ProcessArgs, Thread, header};
 use crate::usermem::UserPtr;
 use alloc::boxed::Box;
@@ -23,8 +23,6 @@ use pegasus_host::memory;
 
 /// The only container of an own instance.
 const CONTAINER: u32 = 0;
-/// Of the first process's parent: none that the vkernel knows.
-const NO_NAMESPACE: u32 = 0;
 
 /// See [`pegasus_contract::boot::Operation::RunOwn`].
 pub fn run(args: &OwnArgs) -> Result {

@@ -1,5 +1,6 @@
 //! What the vkernel serves to containers: one table, and the calls behind it by area.
 
+pub mod filter;
 pub mod memory;
 pub mod path;
 pub mod process;

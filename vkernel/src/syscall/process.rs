@@ -5,6 +5,7 @@ use crate::boot::supervise;
 use crate::entry::Call;
 use crate::exec::{self, Strings, Unprepared};
 use crate::signal::{KEPT, is_kept};
+use crate::syscall::filter;
 use crate::syscall::path::exe_of;
 use crate::syscall::table::{forward, forward_as};
 use crate::task::record::change;
@@ -233,23 +234,19 @@ pub fn prctl(call: &Call) -> Result {
         PR_SET_MDWE if has_neighbours => Err(Errno::EINVAL),
         // The home task's parent is the instance, whose end it must share.
         PR_SET_PDEATHSIG if shared && call.thread.process().is_container_init => Ok(0),
-        PR_SET_SECCOMP => {
-            let done = forward(call)?;
-            call.thread.process().note_filter();
-            Ok(done)
-        }
+        PR_SET_SECCOMP => filter::set_seccomp(call),
         _ => forward(call),
     }
 }
 
-/// seccomp(2): Linux's, but from then on the vkernel keeps to the program's own calls.
-pub fn seccomp(call: &Call) -> Result {
-    const SET_MODES: core::ops::RangeInclusive<usize> = 0..=1;
-    let done = forward(call)?;
-    if SET_MODES.contains(&call.args[0]) {
-        call.thread.process().note_filter();
+/// ptrace(2): from PTRACE_TRACEME on, every signal stops the task until its tracer goes on, and a dispatch trap is one. The
+/// parent of a vfork(2) child sleeps until that has run a program: so that child's calls go to Linux without traps.
+pub fn ptrace(call: &Call) -> Result {
+    const PTRACE_TRACEME: usize = 0;
+    if call.args[0] == PTRACE_TRACEME && call.thread.process().is_borrower() {
+        crate::boot::disarm();
     }
-    Ok(done)
+    forward(call)
 }
 
 pub fn arch_prctl(call: &Call) -> Result {

@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use crate::entry::Call;
-use crate::syscall::{memory, path, process, signal, task, time, wait};
+use crate::syscall::{filter, memory, path, process, signal, task, time, wait};
 use pegasus_abi::errno::from_return;
 use pegasus_abi::nr::{self, NR_LEN};
 use pegasus_abi::{Errno, Result};
@@ -90,7 +90,8 @@ const ROWS: &[(usize, Support)] = &[
         nr::ARCH_PRCTL,
         Partial(process::arch_prctl, "the GS base is the vkernel's"),
     ),
-    (nr::SECCOMP, Full(process::seccomp)),
+    (nr::SECCOMP, Full(filter::seccomp)),
+    (nr::PTRACE, Full(process::ptrace)),
     (nr::SETUID, Full(process::set_identity)),
     (nr::SETGID, Full(process::set_identity)),
     (nr::SETREUID, Full(process::set_identity)),

@@ -241,6 +241,16 @@ fn child_args(
     }
 }
 
+/// A record for a child. Under a filter of the program's own the kernel is not asked who of the others still lives.
+fn claim_for_child(parent: &Process) -> Option<u32> {
+    let namespace = if parent.has_filter() {
+        record::NO_NAMESPACE
+    } else {
+        parent.namespace()
+    };
+    claim_record(parent.container, namespace)
+}
+
 /// CLONE_CLEAR_SIGHAND has taken the vkernel's own handlers away as well. Nothing has trapped yet: the child is still in
 /// the vkernel.
 fn restore_kept_handlers() {
@@ -287,8 +297,10 @@ fn make_borrower(
     parent: &'static Process,
     request: &Request,
 ) -> Result<(&'static Process, &'static Thread)> {
-    parent.has_borrowers();
-    let (record, index) = match claim_record(parent.container, parent.namespace()) {
+    if !parent.has_filter() {
+        parent.has_borrowers();
+    }
+    let (record, index) = match claim_for_child(parent) {
         Some(index) => (&header().processes[index as usize], index),
         None => (
             record::private_record(parent.arena, parent.container).ok_or(Errno::EAGAIN)?,
@@ -343,7 +355,7 @@ fn begin_process(thread: &'static Thread) {
 /// fork(2): a satellite, with a copy of its container's memory and the shared heap.
 fn start_fork(call: &Call, request: &Request) -> Result {
     let parent = call.thread.process();
-    match claim_record(parent.container, parent.namespace()) {
+    match claim_for_child(parent) {
         Some(index) => {
             let record = &header().processes[index as usize];
             let done = fork_into(call, request, Arena::create(index as usize), Some(index));

@@ -14,6 +14,9 @@ use pegasus_contract::record::{ProcessRecord, ProcessState};
 /// The index of all records that are not in the header.
 pub const PRIVATE: u32 = PROCESSES_MAX as u32;
 
+/// No process's.
+pub const NO_NAMESPACE: u32 = 0;
+
 /// A record in `arena`, for a process that found none in the header: no host tool sees it. `None` if the arena is full.
 pub fn private_record(arena: &'static Arena, container: u32) -> Option<&'static ProcessRecord> {
     let record = arena.place_record()?;
