@@ -201,7 +201,7 @@ fn own_lines(text: &[u8]) -> Vec<u8> {
     for line in text.split_inclusive(|&byte| byte == b'\n') {
         let range = range_of(line);
         if let Some(range) = &range {
-            keeping = is_own(range);
+            keeping = is_own(range) || is_kernels(line);
         }
         if keeping {
             let label = range.filter(|_| is_unnamed(line)).and_then(|range| {
@@ -240,15 +240,22 @@ fn is_own(range: &Range<usize>) -> bool {
     if range.start < VKERNEL_END && range.end > VKERNEL_BASE {
         return false;
     }
-    let is_kernels = range.start >= 0x7fff_0000_0000_0000;
-    is_kernels
-        || match instance_kind() {
-            InstanceKind::Own => true,
-            InstanceKind::Shared => {
-                let space = Process::current().space.lock();
-                space.layout() == Layout::Whole || space.allows(range)
-            }
+    match instance_kind() {
+        InstanceKind::Own => true,
+        InstanceKind::Shared => {
+            let space = Process::current().space.lock();
+            space.layout() == Layout::Whole || space.allows(range)
         }
+    }
+}
+
+/// The kernel's own mappings, which every process has: `[vdso]`, `[vvar]`, `[vsyscall]`.
+fn is_kernels(line: &[u8]) -> bool {
+    line.trim_ascii_end().ends_with(b"]")
+        && line
+            .split(|&byte| byte == b'[')
+            .next_back()
+            .is_some_and(|name| name.starts_with(b"v"))
 }
 
 /// The address range at the start of a line of `maps`.

@@ -161,7 +161,11 @@ impl Rewriter {
     ///
     /// The calling thread itself may have come from such a site, and goes on in the original code. Another thread that
     /// is in a call from a trampoline that goes is lost: a program has to replace, by MAP_FIXED, what it never mapped.
+    ///
+    /// A trampoline's room is not used again: a program may have copied the jump to it along with its own text.
     pub fn forget(&self, range: Range<usize>) {
+        let range =
+            page_down(range.start)..range.end.saturating_add(PAGE_LEN - 1) & !(PAGE_LEN - 1);
         let thread = Thread::current();
         let process = thread.process();
         let mut inner = self.inner.lock();
@@ -175,7 +179,6 @@ impl Rewriter {
                 let resume = &mut thread.regs().resume;
                 *resume = gone.original_address(site, *resume).unwrap_or(*resume);
                 inner.trampolines.remove(&gone.trampoline);
-                inner.release_room(gone.trampoline);
             }
         }
         inner
@@ -455,16 +458,6 @@ impl Inner {
         let place = (start..last).step_by(16).find(|&at| fits(at))?;
         page.taken.push(place..place + TRAMPOLINE_LEN_MAX);
         Some(place)
-    }
-
-    fn release_room(&mut self, trampoline: usize) {
-        if let Some(page) = self
-            .pages
-            .iter_mut()
-            .find(|page| page.base == page_down(trampoline))
-        {
-            page.taken.retain(|taken| taken.start != trampoline);
-        }
     }
 }
 

@@ -44,7 +44,10 @@ fn syscalls_md_is_what_the_table_says() {
         std::fs::write(PATH, &wanted).expect("docs/SYSCALLS.md can be written");
     }
     let found = std::fs::read_to_string(PATH).unwrap_or_default();
-    assert!(found == wanted, "docs/SYSCALLS.md is stale: run this test with UPDATE_DOCS=1");
+    assert!(
+        found == wanted,
+        "docs/SYSCALLS.md is stale: run this test with UPDATE_DOCS=1"
+    );
 }
 
 #[test]

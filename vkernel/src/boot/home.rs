@@ -184,14 +184,7 @@ extern "C" fn begin_home(area: &'static Area) {
     // SAFETY: `release` set it before it changed the state, and waits until we have changed it again.
     let args =
         unsafe { &*(container.start_args.load(Ordering::Acquire) as *const ReleaseHomeArgs) };
-    let started = start(thread, args).map_err(|error| match error {
-        // Only Linux can run it, or tell what is wrong with it.
-        Errno::ENOEXEC => supervise::run(thread, &execution(args), || {
-            change_state(container, ContainerState::Running);
-        }),
-        other => other,
-    });
-    match started {
+    match start(thread, args) {
         Ok(program) => {
             change_state(container, ContainerState::Running);
             own::run_first(program)
@@ -233,8 +226,16 @@ fn start(thread: &'static Thread, args: &ReleaseHomeArgs) -> Result<Prepared> {
     // SAFETY: the runtime keeps the plan until `release` returns.
     join::join(unsafe { &*args.join })?;
     die_with_parent();
-    own::take_address_limit(thread.process())?;
-    let program = own::prepare_first(&args.program)?;
+    let process = thread.process();
+    let prepared =
+        own::take_address_limit(process).and_then(|()| own::prepare_first(&args.program));
+    let program = prepared.map_err(|_| {
+        // Only Linux can run it, or tell what is wrong with it.
+        supervise::run(thread, &execution(args), || {
+            let container = &header().containers[process.container as usize];
+            change_state(container, ContainerState::Running);
+        })
+    })?;
     arm(thread)?;
     install_handlers()?;
     Ok(program)

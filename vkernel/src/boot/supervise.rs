@@ -11,11 +11,13 @@ use crate::signal::is_kept;
 use crate::syscall::table::forward_as;
 use crate::syscall::task::{borrower, release_borrower};
 use crate::task::{Process, Thread, instance_kind};
+use crate::usermem::UserPtr;
 use core::sync::atomic::{AtomicI32, Ordering};
 use pegasus_abi::clone::{CLONE_VFORK, CLONE_VM};
+use pegasus_abi::fcntl::PATH_MAX;
 use pegasus_abi::prctl::{PR_SET_NAME, RLIMIT_AS};
 use pegasus_abi::signal::{SIG_IGN, SIGCHLD, SIGNALS_MAX, SigAction, SigSet};
-use pegasus_abi::{Errno, Result};
+use pegasus_abi::{Errno, Result, nr};
 use pegasus_arch::area::Area;
 use pegasus_contract::boot::InstanceKind;
 use pegasus_host::{file, process as host, signal};
@@ -28,6 +30,9 @@ pub struct Execution<'a> {
     pub mask: SigSet,
     pub reason: &'a str,
 }
+
+/// `TASK_COMM_LEN`.
+const NAME_LEN: usize = 16;
 
 /// What the child is told. It lives on the stack of the parent, which waits.
 struct Errand<'a> {
@@ -50,8 +55,11 @@ pub fn run(thread: &'static Thread, execution: &Execution, started: impl FnOnce(
     let mask = signal::set_mask(!0);
     // An ignored SIGCHLD would have Linux bury the child, and its status.
     let children = set_action(SIGCHLD, &SigAction::default());
+    let name = name_of(execution);
     match start_child(thread, execution) {
         Ok(child) => {
+            // SAFETY: the kernel reads 16 bytes.
+            let _ = unsafe { host::prctl(PR_SET_NAME, name.as_ptr() as usize, 0, 0, 0) };
             started();
             stay(thread, child)
         }
@@ -63,6 +71,18 @@ pub fn run(thread: &'static Thread, execution: &Execution, started: impl FnOnce(
             error
         }
     }
+}
+
+/// The name that the program will have where processes are listed, which it is looked for by.
+fn name_of(execution: &Execution) -> [u8; NAME_LEN] {
+    let path_at = if execution.nr == nr::EXECVEAT { 1 } else { 0 };
+    let path = UserPtr(execution.args[path_at]).read_c_string(PATH_MAX, Errno::ENAMETOOLONG);
+    let path = path.unwrap_or_default();
+    let name = path.split(|&byte| byte == b'/').next_back().unwrap_or(b"");
+    let mut padded = [0; NAME_LEN];
+    let len = name.len().min(NAME_LEN - 1);
+    padded[..len].copy_from_slice(&name[..len]);
+    padded
 }
 
 /// Sets a kernel-level action and gives the old one.
@@ -160,8 +180,6 @@ fn stay(thread: &'static Thread, child: i32) -> ! {
     process.space.lock().unmap_all();
     // What the program closes must be closed.
     let _ = file::close_range(0, u32::MAX as usize, 0);
-    // SAFETY: the kernel reads the name.
-    let _ = unsafe { host::prctl(PR_SET_NAME, c"init".as_ptr() as usize, 0, 0, 0) };
     loop {
         let info = signal::wait_for_any(!0);
         if info.signo as u32 == SIGCHLD {

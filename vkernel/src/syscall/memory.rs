@@ -115,6 +115,10 @@ pub fn mremap(call: &Call) -> Result {
         return Err(Errno::EINVAL);
     }
     let process = call.thread.process();
+    process.rewriter.forget(old..old.saturating_add(old_len));
+    if flags & MREMAP_FIXED != 0 {
+        process.rewriter.forget(new..new.saturating_add(new_len));
+    }
     let mut space = process.space.lock();
     let (old_len, new_len) = match (page_up(old_len), page_up(new_len)) {
         (Some(old_len), Some(new_len)) => (old_len, new_len),
