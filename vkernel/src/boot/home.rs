@@ -42,11 +42,9 @@ fn change_state(container: &ContainerRecord, state: ContainerState) {
 pub fn spawn(args: &mut SpawnHomeArgs) -> Result {
     let container = claim_container()?;
     let made = claim_slot().and_then(|slot| {
-        // The caller is in no container's pid namespace.
-        let record = claim_record(container, NO_NAMESPACE).ok_or(Errno::EAGAIN)?;
-        let (process, thread) = own::make_process(record, container, Layout::Slot(slot))?;
-        process.record().slot.store(slot as u32, Ordering::Relaxed);
-        Ok((record, slot, thread))
+        make_first(container, slot)
+            .map(|(record, thread)| (record, slot, thread))
+            .inspect_err(|_| give_slot_back(slot))
     });
     let (record, slot, thread) = match made {
         Ok(made) => made,
@@ -84,6 +82,16 @@ pub fn spawn(args: &mut SpawnHomeArgs) -> Result {
         }
     }
     cloned
+}
+
+/// The objects of a container's first process: its record, and its first thread.
+fn make_first(container: u32, slot: usize) -> Result<(u32, &'static Thread)> {
+    // The caller is in no container's pid namespace.
+    let record = claim_record(container, NO_NAMESPACE).ok_or(Errno::EAGAIN)?;
+    let (process, thread) = own::make_process(record, container, Layout::Slot(slot))
+        .inspect_err(|_| free_record(record))?;
+    process.record().slot.store(slot as u32, Ordering::Relaxed);
+    Ok((record, thread))
 }
 
 fn claim_container() -> Result<u32> {
@@ -226,6 +234,8 @@ fn start(thread: &'static Thread, args: &ReleaseHomeArgs) -> Result<Prepared> {
     // SAFETY: the runtime keeps the plan until `release` returns.
     join::join(unsafe { &*args.join })?;
     die_with_parent();
+    // What the instance ignores is not the container's.
+    install_handlers()?;
     let process = thread.process();
     let prepared =
         own::take_address_limit(process).and_then(|()| own::prepare_first(&args.program));
@@ -237,7 +247,6 @@ fn start(thread: &'static Thread, args: &ReleaseHomeArgs) -> Result<Prepared> {
         })
     })?;
     arm(thread)?;
-    install_handlers()?;
     Ok(program)
 }
 
