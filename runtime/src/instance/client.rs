@@ -1,8 +1,9 @@
 //! Finds or starts the shared instance of a group, and asks it for things.
 
 use super::channel::{Channel, ChannelError, Patience, listen_at};
+use super::image;
 use super::letter::{self, LetterError};
-use super::message::{Answer, ContainerName, Keyring, PidNamespace, Request, Spawned, VERSION};
+use super::message::{Answer, ContainerName, Keyring, PidNamespace, Request, Spawned};
 use super::shared::group_cgroup;
 use crate::anchor::plan::JoinPlan;
 use crate::group::{Group, GroupError, WhenLocked};
@@ -75,7 +76,7 @@ pub fn spawn(group: &Group, newcomer: &Newcomer<'_>) -> Result<(Seat, Channel), 
     let mut descriptors = vec![instance_end.as_fd()];
     descriptors.extend(namespace.as_ref().map(AsFd::as_fd));
     let request = Request::Spawn {
-        version: VERSION.to_owned(),
+        version: image::version(),
         container: newcomer.name.clone(),
         keyring: newcomer.keyring,
         pid_namespace: match namespace {

@@ -10,6 +10,7 @@ use goblin::elf::program_header::{
 };
 use nix::errno::Errno;
 use pegasus_contract::layout::{IMAGE_BASE, IMAGE_LEN_MAX};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 
 /// Built and named by `build.rs`.
@@ -29,6 +30,13 @@ pub enum ImageError {
     Entry(u64),
     #[error("cannot map the vkernel image at its fixed address")]
     Map(#[source] Errno),
+}
+
+/// Tells builds of this program apart: both ends of a conversation about a vkernel must be of one.
+pub fn version() -> String {
+    let mut hasher = DefaultHasher::new();
+    EMBEDDED.hash(&mut hasher);
+    format!("{}+{:016x}", env!("CARGO_PKG_VERSION"), hasher.finish())
 }
 
 /// Maps the image into this process.

@@ -12,6 +12,7 @@ use crate::syscall::table::forward_as;
 use crate::syscall::task::{borrower, release_borrower};
 use crate::task::{Process, Thread, instance_kind};
 use crate::usermem::UserPtr;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicI32, Ordering};
 use pegasus_abi::clone::{CLONE_VFORK, CLONE_VM};
 use pegasus_abi::fcntl::PATH_MAX;
@@ -55,11 +56,13 @@ pub fn run(thread: &'static Thread, execution: &Execution, started: impl FnOnce(
     let mask = signal::set_mask(!0);
     // An ignored SIGCHLD would have Linux bury the child, and its status.
     let children = set_action(SIGCHLD, &SigAction::default());
-    let name = name_of(execution);
+    let path = path_of(execution);
+    let name = name_of(&path);
     match start_child(thread, execution) {
         Ok(child) => {
             // SAFETY: the kernel reads 16 bytes.
             let _ = unsafe { host::prctl(PR_SET_NAME, name.as_ptr() as usize, 0, 0, 0) };
+            thread.process().set_exe(&path);
             started();
             stay(thread, child)
         }
@@ -73,11 +76,17 @@ pub fn run(thread: &'static Thread, execution: &Execution, started: impl FnOnce(
     }
 }
 
-/// The name that the program will have where processes are listed, which it is looked for by.
-fn name_of(execution: &Execution) -> [u8; NAME_LEN] {
+/// The path that is executed; empty if there is none.
+fn path_of(execution: &Execution) -> Vec<u8> {
     let path_at = if execution.nr == nr::EXECVEAT { 1 } else { 0 };
     let path = UserPtr(execution.args[path_at]).read_c_string(PATH_MAX, Errno::ENAMETOOLONG);
-    let path = path.unwrap_or_default();
+    let mut path = path.unwrap_or_default();
+    path.pop();
+    path
+}
+
+/// The name that the program will have where processes are listed, which it is looked for by.
+fn name_of(path: &[u8]) -> [u8; NAME_LEN] {
     let name = path.split(|&byte| byte == b'/').next_back().unwrap_or(b"");
     let mut padded = [0; NAME_LEN];
     let len = name.len().min(NAME_LEN - 1);

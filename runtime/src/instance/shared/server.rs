@@ -10,10 +10,8 @@ use super::spawner::{SpawnError, Spawner};
 use crate::error::chain;
 use crate::group::{Group, GroupError, GroupLock, WhenLocked};
 use crate::instance::channel::{Channel, accept_from};
-use crate::instance::letter;
-use crate::instance::message::{
-    Answer, ContainerName, Keyring, PidNamespace, Request, Spawned, VERSION,
-};
+use crate::instance::message::{Answer, ContainerName, Keyring, PidNamespace, Request, Spawned};
+use crate::instance::{image, letter};
 use crate::sys::shared_vkernel::SharedVkernel;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -53,6 +51,7 @@ enum Token {
 
 pub struct Server {
     group: Group,
+    version: String,
     vkernel: SharedVkernel,
     listener: OwnedFd,
     doorbell: Doorbell,
@@ -71,6 +70,7 @@ impl Server {
     ) -> Result<Self, ServerError> {
         Ok(Server {
             group,
+            version: image::version(),
             vkernel,
             listener,
             doorbell: Doorbell::listen(vkernel)?,
@@ -284,9 +284,10 @@ impl Server {
         pid_namespace: PidNamespace,
         fds: Vec<OwnedFd>,
     ) -> Result<Answer, String> {
-        if version != VERSION {
+        if version != self.version {
+            let own = &self.version;
             return Err(format!(
-                "the group's instance is version {VERSION}, not {version}"
+                "the group's instance is version {own}, and this is {version}"
             ));
         }
         if self.members.values().any(|member| member.name == name) {
