@@ -4,7 +4,7 @@ use super::program::Program;
 use super::stay::{self, AnchorError};
 use crate::error::chain;
 use crate::executor::Role;
-use crate::executor::confinement::Confinement;
+use crate::executor::confinement::{Confinement, Loader};
 use crate::executor::launch::Launch;
 use crate::executor::native::failed;
 use crate::instance::channel::Channel;
@@ -40,7 +40,7 @@ impl AnchorExecutor {
 
     /// Returns only if the program could not be started.
     fn stay(&self, spec: &Spec) -> Result<(), AnchorError> {
-        let program = Program::try_from(self.launch.finish(spec)?)?;
+        let program = Program::try_from(self.launch.finish(spec, Loader::Kernel)?)?;
         letter::fill(&self.letter, &program)?;
         let terminal = spec
             .process()

@@ -7,6 +7,7 @@
 //! namespaces. So the library is told to leave the process a few capabilities more, which it gives
 //! up before the program runs.
 
+use crate::placement::seccomp::allows;
 use crate::seccomp::{self, Filter, FilterError};
 use crate::sys;
 use caps::errors::CapsError;
@@ -54,13 +55,25 @@ struct Propagation {
     flags: MsFlags,
 }
 
-/// Needed to load a policy, to change mounts and to name the process' program; to reach mounts below
-/// directories that the container's user may not search; to give files to that user.
-const LENT: [Capability; 3] = [
+/// Needed to load a policy and to change mounts; to reach mounts below directories that the
+/// container's user may not search; to give files to that user; and see [`FOR_THE_VKERNEL`].
+const LENT: [Capability; 4] = [
     Capability::SysAdmin,
     Capability::DacReadSearch,
     Capability::Chown,
+    FOR_THE_VKERNEL,
 ];
+
+/// With it the vkernel can make `/proc/<pid>/exe` name the program that it has loaded, instead of the
+/// runtime. It gives it up with everything else that `execve(2)` would take away.
+const FOR_THE_VKERNEL: Capability = Capability::CheckpointRestore;
+
+/// Who makes the process become its program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loader {
+    Kernel,
+    Vkernel,
+}
 
 const PROPAGATIONS: [(&str, MsFlags); 8] = [
     ("private", MsFlags::MS_PRIVATE),
@@ -115,13 +128,13 @@ impl Confinement {
 
     /// The last steps, in runc's order: without `noNewPrivileges`, loading a policy needs privilege,
     /// and the capabilities go after it; with it, they go first, so that the policy need not allow it.
-    pub fn complete(&self) -> Result<(), ConfinementError> {
+    pub fn complete(&self, loader: Loader) -> Result<(), ConfinementError> {
         if self.no_new_privileges {
-            self.lower_capabilities()?;
+            self.lower_capabilities(loader)?;
             self.load_policy()
         } else {
             self.load_policy()?;
-            self.lower_capabilities()
+            self.lower_capabilities(loader)
         }
     }
 
@@ -136,21 +149,30 @@ impl Confinement {
         sys::seccomp::load_filter(flags, &instructions).map_err(ConfinementError::LoadFilter)
     }
 
-    fn lower_capabilities(&self) -> Result<(), ConfinementError> {
-        let lowered = change(CapSet::Effective, self.capabilities.effective().as_ref())
-            .and_then(|()| change(CapSet::Permitted, self.capabilities.permitted().as_ref()));
+    /// For the kernel to load the program: exactly the final sets. For the vkernel, one more, unless a
+    /// policy would keep it from giving that up.
+    pub fn lower_capabilities(&self, loader: Loader) -> Result<(), ConfinementError> {
+        let can_give_up = self
+            .seccomp
+            .as_ref()
+            .is_none_or(|policy| allows(policy, "capset"));
+        let kept = (loader == Loader::Vkernel && can_give_up).then_some(FOR_THE_VKERNEL);
+        let wanted = |listed: &Option<Capabilities>| -> CapsHashSet {
+            let listed = listed.iter().flatten().copied();
+            listed.chain(kept).map(|cap| cap.to_cap()).collect()
+        };
+        let lowered = change(CapSet::Effective, &wanted(self.capabilities.effective()))
+            .and_then(|()| change(CapSet::Permitted, &wanted(self.capabilities.permitted())));
         lowered.map_err(ConfinementError::Capabilities)
     }
 }
 
-/// Sets one set, unless it is right already: a policy may forbid the call by now.
-fn change(set: CapSet, listed: Option<&Capabilities>) -> Result<(), CapsError> {
-    let wanted: CapsHashSet = listed
-        .into_iter()
-        .flatten()
-        .map(CapabilityExt::to_cap)
-        .collect();
-    if caps::read(None, set)? == wanted {
+/// Sets one set, unless it is right already: a policy may forbid the call by now. What this process
+/// does not have (the runtime itself may be confined) it cannot keep.
+fn change(set: CapSet, wanted: &CapsHashSet) -> Result<(), CapsError> {
+    let held = caps::read(None, set)?;
+    let wanted: CapsHashSet = wanted.intersection(&held).copied().collect();
+    if held == wanted {
         return Ok(());
     }
     caps::set(None, set, &wanted)
@@ -175,12 +197,12 @@ fn all_listed(capabilities: Option<&LinuxCapabilities>) -> LinuxCapabilities {
 }
 
 fn lend(capabilities: &LinuxCapabilities) -> LinuxCapabilities {
+    let lendable = lendable();
     let with_lent = |set: &Option<Capabilities>| {
+        let listed = set.iter().flatten().copied();
         Some(
-            set.iter()
-                .flatten()
-                .copied()
-                .chain(LENT)
+            listed
+                .chain(lendable.iter().copied())
                 .collect::<Capabilities>(),
         )
     };
@@ -188,6 +210,16 @@ fn lend(capabilities: &LinuxCapabilities) -> LinuxCapabilities {
     lent.set_effective(with_lent(capabilities.effective()))
         .set_permitted(with_lent(capabilities.permitted()));
     lent
+}
+
+/// A runtime that is confined itself has no more to lend than it holds. One that is not root makes a
+/// user namespace, in which it holds everything.
+fn lendable() -> Vec<Capability> {
+    let held = caps::read(None, CapSet::Permitted).unwrap_or_default();
+    let is_root = nix::unistd::geteuid().is_root();
+    LENT.into_iter()
+        .filter(|cap| !is_root || held.contains(&cap.to_cap()))
+        .collect()
 }
 
 fn propagations(mount: &Mount) -> impl Iterator<Item = Propagation> {
@@ -211,7 +243,7 @@ mod tests {
         process.set_capabilities(None);
         let confinement = Confinement::split(&mut process, None, &[]);
         let library = process.capabilities().as_ref().unwrap();
-        for lent in LENT {
+        for lent in lendable() {
             assert!(library.effective().as_ref().unwrap().contains(&lent));
             assert!(library.permitted().as_ref().unwrap().contains(&lent));
         }

@@ -1,7 +1,7 @@
 //! What every executor does before the program runs: find it, and give the process exactly the
 //! environment, umask, system-call policy and capabilities that its specification says.
 
-use super::confinement::{Confinement, ConfinementError};
+use super::confinement::{Confinement, ConfinementError, Loader};
 use super::environment::{self, EnvironmentError};
 use super::lookup::{self, LookupError};
 use super::{Role, stdio};
@@ -82,9 +82,9 @@ impl Launch {
         Ok(path)
     }
 
-    /// The program that [`Self::check`] has found.
-    pub fn found(&self) -> Option<PathBuf> {
-        self.found.borrow().clone()
+    /// After [`Self::finish`] for the vkernel: the kernel is to load the program after all.
+    pub fn leave_to_kernel(&self) -> Result<(), LaunchError> {
+        Ok(self.confinement.lower_capabilities(Loader::Kernel)?)
     }
 
     /// Keeps the environment that the container library computed.
@@ -93,10 +93,10 @@ impl Launch {
     }
 
     /// The last steps with the runtime's code: seccomp, capabilities; then the program to execute.
-    pub fn finish(&self, spec: &Spec) -> Result<Program, LaunchError> {
+    pub fn finish(&self, spec: &Spec, loader: Loader) -> Result<Program, LaunchError> {
         let process = process_of(spec)?;
         let program = self.program(process)?;
-        self.confinement.complete()?;
+        self.confinement.complete(loader)?;
         Ok(program)
     }
 

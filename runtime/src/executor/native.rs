@@ -1,7 +1,7 @@
 //! Replaces the container's process by its program: `execve(2)`.
 
 use super::Role;
-use super::confinement::Confinement;
+use super::confinement::{Confinement, Loader};
 use super::launch::{Launch, Program};
 use super::lookup::errno_text;
 use crate::error::chain;
@@ -42,7 +42,7 @@ impl Executor for NativeExecutor {
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
         let program = self
             .launch
-            .finish(spec)
+            .finish(spec, Loader::Kernel)
             .map_err(|error| failed(self.launch.role, &error))?;
         Err(failed(self.launch.role, &execute(&program)))
     }

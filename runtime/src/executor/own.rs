@@ -2,8 +2,8 @@
 //! it beforehand, loads the program in place of this one.
 
 use super::Role;
-use super::confinement::Confinement;
-use super::launch::{Launch, Program};
+use super::confinement::{Confinement, Loader};
+use super::launch::{Launch, LaunchError, Program};
 use super::native::{self, ExecuteError, failed};
 use crate::error::chain;
 use crate::placement::program::open_loadable;
@@ -40,37 +40,25 @@ impl OwnExecutor {
         }
     }
 
-    /// Lets `/proc/<pid>/exe` name the container's program instead of this one. Done while the process
-    /// still has the privilege that it needs; where that fails, only the name is wrong.
-    fn name_program(&self) {
-        if self.report.reason().is_some() {
+    /// Returns only if the vkernel does not take the program.
+    fn run(&self, program: &Program) {
+        if let Err(errno) = sys::signals::restore_all_defaults() {
+            tracing::warn!("cannot reset signal handlers: {errno}");
             return;
         }
-        let Some(Ok(program)) = self.launch.found().map(|path| open_loadable(&path)) else {
-            return;
-        };
-        if let Err(error) = sys::own_program::rename_to(&program) {
-            tracing::debug!("/proc/self/exe names the runtime: {}", chain(&error));
-        }
+        let Program { path, argv, envp } = program;
+        let errno = self.vkernel.run_own(path, argv, envp, &self.container_id);
+        tracing::warn!("the vkernel does not load {path:?}, the kernel does: {errno}");
     }
 
-    /// Returns only if neither the vkernel nor the kernel takes the program.
-    fn run(&self, program: &Program) -> ExecuteError {
-        if self.report.reason().is_none() {
-            match sys::signals::restore_all_defaults() {
-                Ok(()) => {
-                    let errno = self.vkernel.run_own(
-                        &program.path,
-                        &program.argv,
-                        &program.envp,
-                        &self.container_id,
-                    );
-                    tracing::warn!("the vkernel does not load {:?}: {errno}", program.path);
-                }
-                Err(errno) => tracing::warn!("cannot reset signal handlers: {errno}"),
-            }
+    fn execute(&self, spec: &Spec) -> Result<ExecuteError, LaunchError> {
+        if self.report.reason().is_some() {
+            return Ok(native::execute(&self.launch.finish(spec, Loader::Kernel)?));
         }
-        native::execute(program)
+        let program = self.launch.finish(spec, Loader::Vkernel)?;
+        self.run(&program);
+        self.launch.leave_to_kernel()?;
+        Ok(native::execute(&program))
     }
 }
 
@@ -93,11 +81,9 @@ impl Executor for OwnExecutor {
 
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
         let role = self.launch.role;
-        self.name_program();
-        let program = self
-            .launch
-            .finish(spec)
-            .map_err(|error| failed(role, &error))?;
-        Err(failed(role, &self.run(&program)))
+        Err(match self.execute(spec) {
+            Ok(error) => failed(role, &error),
+            Err(error) => failed(role, &error),
+        })
     }
 }

@@ -34,10 +34,16 @@ fn is_own(metadata: &Metadata<'_>) -> bool {
 }
 
 impl LogSubscriber {
+    /// On a terminal, information would mix with the container's output: only a log file gets it.
     fn is_printed(&self, metadata: &Metadata<'_>) -> bool {
+        let own_level = if self.file.is_some() {
+            Level::INFO
+        } else {
+            Level::WARN
+        };
         match (is_own(metadata), self.debug) {
             (_, true) => *metadata.level() <= Level::DEBUG,
-            (true, false) => *metadata.level() <= Level::INFO,
+            (true, false) => *metadata.level() <= own_level,
             (false, false) => false,
         }
     }

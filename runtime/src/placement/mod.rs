@@ -6,7 +6,7 @@
 
 pub mod program;
 pub mod report;
-mod seccomp;
+pub mod seccomp;
 
 use crate::fusion;
 use crate::group::{Group, GroupError};

@@ -58,6 +58,11 @@ pub fn first_forbidden(policy: &LinuxSeccomp) -> Option<&'static str> {
         .map(|need| need.name)
 }
 
+/// Whether the policy certainly allows the call, whatever its arguments.
+pub fn allows(policy: &LinuxSeccomp, call: &'static str) -> bool {
+    is_allowed(policy, &need(call))
+}
+
 /// Rules whose arguments are not known beforehand are taken to decide against the vkernel.
 fn is_allowed(policy: &LinuxSeccomp, need: &Need) -> bool {
     let rules = policy.syscalls().iter().flatten();

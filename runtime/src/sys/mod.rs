@@ -11,7 +11,6 @@ pub mod futex;
 pub mod keyring;
 pub mod memory;
 pub mod name_service;
-pub mod own_program;
 pub mod pidfd;
 pub mod process;
 pub mod seccomp;
