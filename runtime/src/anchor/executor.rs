@@ -9,6 +9,7 @@ use crate::executor::launch::Launch;
 use crate::executor::native::failed;
 use crate::instance::channel::Channel;
 use crate::instance::letter;
+use crate::sys;
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{
     Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
@@ -22,6 +23,8 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub struct AnchorExecutor {
     launch: Launch,
+    /// The name under which it is listed, cut to what Linux keeps.
+    title: String,
     link: Arc<Channel>,
     /// A blank letter: inside the container a policy might not allow to create one.
     letter: Arc<File>,
@@ -29,8 +32,15 @@ pub struct AnchorExecutor {
 }
 
 impl AnchorExecutor {
-    pub fn new(confinement: Confinement, link: Channel, letter: File, preserve_fds: u32) -> Self {
+    pub fn new(
+        container_id: &str,
+        confinement: Confinement,
+        link: Channel,
+        letter: File,
+        preserve_fds: u32,
+    ) -> Self {
         AnchorExecutor {
+            title: format!("anchor:{container_id}"),
             launch: Launch::new(Role::Init, confinement),
             link: Arc::new(link),
             letter: Arc::new(letter),
@@ -63,6 +73,11 @@ impl AnchorExecutor {
 
 impl Executor for AnchorExecutor {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        // Where a pid namespace is shared, other containers see the anchor, but not the host's paths.
+        if let Err(errno) = sys::anchor::hide_arguments() {
+            tracing::debug!("cannot hide the anchor's arguments: {errno}");
+        }
+        sys::anchor::name_process(&self.title);
         match self.launch.check(spec) {
             Ok(_) => Ok(()),
             Err(error) => Err(ExecutorValidationError::ArgValidationError(chain(&error))),

@@ -71,7 +71,6 @@ fn receive_signals() -> Result<SignalFd, AnchorError> {
 }
 
 fn stay(link: &Channel, signals: &SignalFd) -> ! {
-    sys::anchor::name_process("pegasus:anchor");
     // The program has them now: a pipe must end when the program ends.
     sys::anchor::close_all_but(&[link.as_fd().as_raw_fd(), signals.as_raw_fd()]);
     sys::anchor::trim_memory();

@@ -125,7 +125,13 @@ impl Place {
         confinement: Confinement,
     ) -> (AnchorExecutor, PlannedSeat) {
         let preserve_fds = u32::try_from(request.preserve_fds).unwrap_or(0);
-        let executor = AnchorExecutor::new(confinement, self.link, self.letter, preserve_fds);
+        let executor = AnchorExecutor::new(
+            request.id,
+            confinement,
+            self.link,
+            self.letter,
+            preserve_fds,
+        );
         (executor, self.seat)
     }
 }

@@ -26,8 +26,6 @@ pub enum ChannelError {
     Receive(#[source] Errno),
     #[error("the other side has closed the conversation")]
     Closed,
-    #[error("a message came with more descriptors than any may have")]
-    TooManyDescriptors,
     #[error(transparent)]
     Message(#[from] DecodeError),
 }
@@ -138,9 +136,6 @@ impl Channel {
         };
         if len == 0 {
             return Err(ChannelError::Closed);
-        }
-        if flags.contains(MsgFlags::MSG_CTRUNC) {
-            return Err(ChannelError::TooManyDescriptors);
         }
         if flags.contains(MsgFlags::MSG_TRUNC) {
             return Err(DecodeError::TooLong.into());

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 pub const MESSAGE_LEN_MAX: usize = 8 * 1024;
-/// More descriptors than any message has; `SCM_RIGHTS` allows 253.
-pub const DESCRIPTORS_MAX: usize = 200;
+/// As many as Linux lets a message have (`SCM_MAX_FD`), so that none is cut off.
+pub const DESCRIPTORS_MAX: usize = 253;
 pub const SIGNAL_MAX: i32 = 64;
 
 #[derive(Debug, thiserror::Error)]

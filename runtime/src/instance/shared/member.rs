@@ -135,15 +135,16 @@ impl Member {
                 descriptors,
             }) => self.start(descriptors),
             Err(ChannelError::Receive(Errno::EAGAIN)) => None,
-            Err(ChannelError::Closed) => {
+            Err(ChannelError::Message(error)) => {
+                tracing::warn!("{}: refused a message of the anchor: {error}", self.name.id);
+                None
+            }
+            // Closed, or no socket at all.
+            Err(_) => {
                 self.link = None;
                 if self.phase != Phase::Ending {
                     self.kill();
                 }
-                None
-            }
-            Err(error) => {
-                tracing::warn!("{}: refused a message of the anchor: {error}", self.name.id);
                 None
             }
         }
