@@ -1,7 +1,9 @@
 //! `pegasus delete`: remove what a container leaves behind.
 
 use super::{CommandError, Context, Outcome};
-use crate::container::cgroup::ContainerCgroup;
+use crate::container::adapt::AdaptedBundle;
+use crate::container::cgroup::{CgroupError, ContainerCgroup};
+use crate::container::create::Cgroups;
 use crate::container::explain::explain;
 use crate::container::facts::Facts;
 use crate::container::fused::{self, FusedError};
@@ -9,8 +11,10 @@ use crate::container::hierarchies::Hierarchies;
 use crate::container::root::Root;
 use crate::group::Group;
 use crate::instance::client::{self, ClientError};
-use libcontainer::container::{Container, ContainerStatus};
+use libcontainer::config::YoukiConfig;
+use libcontainer::container::ContainerStatus;
 use libcontainer::error::LibcontainerError;
+use nix::unistd::Pid;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -41,22 +45,25 @@ pub fn run(context: &Context, arguments: &liboci_cli::Delete) -> Outcome {
     } else {
         Running::Refuse
     };
-    delete(&context.root, &arguments.container_id, running)?;
+    delete(context, &arguments.container_id, running)?;
     Ok(0)
 }
 
-pub fn delete(root: &Root, id: &str, running: Running) -> Result<(), CommandError> {
+pub fn delete(context: &Context, id: &str, running: Running) -> Result<(), CommandError> {
+    let root = &context.root;
     let directory = root.directory(id)?;
     let facts = Facts::load(&directory).unwrap_or_default();
     let mut container = match root.load(id) {
         Ok(container) => container,
         // A creation that was killed may have left a directory without a readable state.
-        Err(_) if running == Running::Kill => return remove_directory(&directory),
+        Err(_) if running == Running::Kill => return remove_half_made(context, id, &directory),
         Err(error) => return Err(error.into()),
     };
     match (container.status(), running) {
         (ContainerStatus::Stopped, _) => {}
-        (ContainerStatus::Created, _) | (_, Running::Kill) => kill_and_wait(&container),
+        (ContainerStatus::Created, _) | (_, Running::Kill) => {
+            kill_and_wait(ContainerCgroup::of(&container), container.pid());
+        }
         (status, Running::Refuse) => {
             let status = status.to_string().to_lowercase();
             return Err(DeleteError::NotStopped {
@@ -66,9 +73,13 @@ pub fn delete(root: &Root, id: &str, running: Running) -> Result<(), CommandErro
             .into());
         }
     }
-    if let Some(facts) = facts.filter(|facts| facts.shared.is_some()) {
-        leave_group(root, id, &facts);
+    match facts {
+        Some(facts) if facts.shared.is_none() => {}
+        Some(facts) => leave_group(root, id, facts.group.as_deref()),
+        // The creation was killed before it was known where the container is.
+        None => leave_group(root, id, context.policy.group.as_deref()),
     }
+    remove_if_there(&AdaptedBundle::path_for(root.path(), id))?;
     let cgroup = container.spec().ok().map(|config| config.cgroup_path);
     let is_systemds = container.systemd();
     container
@@ -85,9 +96,9 @@ pub fn delete(root: &Root, id: &str, running: Running) -> Result<(), CommandErro
 
 /// Waits until the group's instance has nothing of the container left, which its cgroups would show.
 /// What is wrong with the instance must not keep the container from being removed.
-fn leave_group(root: &Root, id: &str, facts: &Facts) {
+fn leave_group(root: &Root, id: &str, group: Option<&str>) {
     let left = || -> Result<(), FusedError> {
-        if let Some(group) = &facts.group {
+        if let Some(group) = group {
             let group = Group::named(group).map_err(ClientError::Group)?;
             client::remove(&group, fused::name(root, id)?)?;
         }
@@ -101,7 +112,30 @@ fn leave_group(root: &Root, id: &str, facts: &Facts) {
     }
 }
 
-fn remove_directory(directory: &Path) -> Result<(), CommandError> {
+/// What a creation has left that was killed before its state could be read.
+fn remove_half_made(context: &Context, id: &str, directory: &Path) -> Result<(), CommandError> {
+    let is_systemds = context.cgroups == Cgroups::Systemd;
+    let adapted = AdaptedBundle::path_for(context.root.path(), id);
+    let path = match YoukiConfig::load(directory) {
+        Ok(config) => Some(config.cgroup_path),
+        Err(_) => AdaptedBundle::cgroup_path_in(&adapted),
+    };
+    if let Some(path) = path {
+        let cgroup = || ContainerCgroup::at(path.clone(), id, is_systemds);
+        kill_and_wait(cgroup(), None);
+        if let Err(error) = cgroup().and_then(|cgroup| cgroup.remove()) {
+            tracing::debug!("cannot remove the cgroup: {}", crate::error::chain(&error));
+        }
+        if !is_systemds {
+            Hierarchies::of_this_host().remove(&path);
+        }
+    }
+    leave_group(&context.root, id, context.policy.group.as_deref());
+    remove_if_there(&adapted)?;
+    remove_if_there(directory)
+}
+
+fn remove_if_there(directory: &Path) -> Result<(), CommandError> {
     match std::fs::remove_dir_all(directory) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -115,18 +149,17 @@ fn remove_directory(directory: &Path) -> Result<(), CommandError> {
 
 /// Kills every process and gives the first one a moment to be gone, so that the cgroups are empty
 /// when they are removed. What remains is for the library to report.
-fn kill_and_wait(container: &Container) {
+fn kill_and_wait(cgroup: Result<ContainerCgroup, CgroupError>, first: Option<Pid>) {
     const POLL_INTERVAL: Duration = Duration::from_millis(2);
     const POLLS_MAX: usize = 1000;
-    let killed =
-        ContainerCgroup::of(container).and_then(|cgroup| cgroup.kill_all(libc::SIGKILL, None));
+    let killed = cgroup.and_then(|cgroup| cgroup.kill_all(libc::SIGKILL, None));
     if let Err(error) = killed {
         tracing::debug!(
             "cannot kill the container's processes: {}",
             crate::error::chain(&error)
         );
     }
-    let Some(pid) = container.pid() else { return };
+    let Some(pid) = first else { return };
     for _ in 0..POLLS_MAX {
         if is_gone(pid) {
             return;
@@ -136,7 +169,7 @@ fn kill_and_wait(container: &Container) {
 }
 
 /// Dead, if perhaps not yet waited for by its parent.
-fn is_gone(pid: nix::unistd::Pid) -> bool {
+fn is_gone(pid: Pid) -> bool {
     match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => stat
             .rsplit_once(") ")

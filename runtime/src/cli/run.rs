@@ -84,7 +84,7 @@ fn console(
 
 /// The container's status is what the user asked for; failing to tidy up is only reported.
 fn clean_up(context: &Context, arguments: &liboci_cli::Run) {
-    if let Err(error) = delete::delete(&context.root, &arguments.container_id, Running::Kill) {
+    if let Err(error) = delete::delete(context, &arguments.container_id, Running::Kill) {
         tracing::warn!(
             "cannot delete the container after it ended: {}",
             chain(&error)

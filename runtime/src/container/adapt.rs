@@ -36,6 +36,12 @@ impl AdaptedBundle {
         root.join(format!("@bundle-{id}"))
     }
 
+    /// Where the container's cgroups are, by what a creation that was killed has left in `path`.
+    pub fn cgroup_path_in(path: &Path) -> Option<PathBuf> {
+        let spec = Spec::load(path.join("config.json")).ok()?;
+        spec.linux().as_ref()?.cgroups_path().clone()
+    }
+
     pub fn write(
         root: &Path,
         id: &str,

@@ -3,7 +3,7 @@
 //! The work in namespaces, mounts and cgroups is the container library's; this module decides, checks
 //! and explains.
 
-mod adapt;
+pub mod adapt;
 pub mod bundle;
 pub mod cgroup;
 pub mod console;
