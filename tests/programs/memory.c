@@ -236,6 +236,10 @@ static void try_lock_limit(void)
 
 int main(int argc, char **argv)
 {
+    if (argc > 1 && strcmp(argv[1], "rings") == 0) {
+        try_rings();
+        return 0;
+    }
     if (argc > 1 && strcmp(argv[1], "low") == 0) {
         try_low();
         return 0;
@@ -250,7 +254,6 @@ int main(int argc, char **argv)
     try_advice();
     SAY("stack of 6 MiB: %s", deep(6 << 20) > 100 ? "grew" : "odd");
     try_raised_stack();
-    try_rings();
     try_lock_limit();
     try_limits();
     for (int i = 0; i < 200; i++) {

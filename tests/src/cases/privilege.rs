@@ -293,7 +293,9 @@ fn neighbours_memory(context: &Context) -> Result<()> {
     let neighbour = context.container().command(["sleep", "300"]).start()?;
     let script = "import os\n\
         for pid in [p for p in os.listdir('/proc') if p.isdigit()]:\n\
-        \x20   with open(f'/proc/{pid}/maps') as maps: names = [l for l in maps if 'sleep' in l]\n\
+        \x20   try:\n\
+        \x20       with open(f'/proc/{pid}/maps') as maps: names = [l for l in maps if 'sleep' in l]\n\
+        \x20   except OSError: continue\n\
         \x20   print(pid, names)\n";
     let done = context
         .container()

@@ -57,6 +57,10 @@ pub fn cases() -> Vec<Case> {
         Case::own("programs::memory_below_2_gib", |context| {
             compare(context, "memory", &["low"])
         }),
+        // Not offered in a shared instance.
+        Case::own("programs::memory_of_io_uring", |context| {
+            compare(context, "memory", &["rings"])
+        }),
         Case::each("programs::set_uid", set_uid),
         Case::each("programs::file_capabilities", file_capabilities),
         Case::each("programs::python_standard_library", python),

@@ -309,3 +309,11 @@ fn has_resource_capability() -> bool {
     const CAP_SYS_RESOURCE: u64 = 1 << 24;
     pegasus_host::process::capabilities().is_ok_and(|sets| sets.effective & CAP_SYS_RESOURCE != 0)
 }
+
+/// io_uring_setup(2): its rings can only be mapped where Linux chooses, which in a shared instance may be between neighbours.
+pub fn io_uring_setup(call: &Call) -> Result {
+    match instance_kind() {
+        InstanceKind::Own => forward(call),
+        InstanceKind::Shared => Err(Errno::ENOSYS),
+    }
+}

@@ -90,6 +90,13 @@ const ROWS: &[(usize, Support)] = &[
         nr::ARCH_PRCTL,
         Partial(process::arch_prctl, "the GS base is the vkernel's"),
     ),
+    (
+        nr::IO_URING_SETUP,
+        Partial(
+            process::io_uring_setup,
+            "ENOSYS in a shared instance: Linux places the rings itself",
+        ),
+    ),
     (nr::SECCOMP, Full(filter::seccomp)),
     (nr::PTRACE, Full(process::ptrace)),
     (nr::SETUID, Full(process::set_identity)),

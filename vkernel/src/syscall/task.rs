@@ -6,6 +6,7 @@ use crate::heap::Arena;
 use crate::mm::Layout;
 use crate::signal::is_kept;
 use crate::signal::receive::kernel_action;
+use crate::syscall::table::forward;
 use crate::task::process::Borrower;
 use crate::task::record::{self, change, claim_record, free_record};
 use crate::task::{Process, ProcessArgs, Thread, header};
@@ -90,7 +91,8 @@ pub fn clone3(call: &Call) -> Result {
         || args.exit_signal > CSIGNAL
         || !is_possible_stack(args.stack, args.stack_size)
     {
-        return Err(Errno::EINVAL);
+        // Linux refuses it too; a seccomp policy may have said something else before.
+        return forward(call);
     }
     start(
         call,
