@@ -2,6 +2,7 @@
 
 use super::{Context, Outcome};
 use crate::container::create::{self, CreateRequest, Keyring, Pivot};
+use crate::container::hierarchies::Afterwards;
 
 pub fn run(context: &Context, arguments: &liboci_cli::Create) -> Outcome {
     let request = CreateRequest {
@@ -21,6 +22,7 @@ pub fn run(context: &Context, arguments: &liboci_cli::Create) -> Outcome {
             Keyring::New
         },
         cgroups: context.cgroups,
+        afterwards: Afterwards::Exit,
     };
     create::create(&context.root, &context.policy, &request)?;
     Ok(0)

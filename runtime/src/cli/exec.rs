@@ -4,6 +4,7 @@ use super::{CommandError, Context, Outcome};
 use crate::container::console::ConsoleSocket;
 use crate::container::exec::{self, ExecError, ExecRequest, WhenPaused};
 use crate::container::foreground::{self, ForegroundError};
+use crate::container::hierarchies::Afterwards;
 use libcontainer::oci_spec::runtime::{
     Capabilities, Capability, LinuxCapabilities, Process, UserBuilder,
 };
@@ -67,6 +68,11 @@ fn execute(context: &Context, arguments: &liboci_cli::Exec) -> Result<u8, ExecCo
         preserve_fds: arguments.preserve_fds,
         cgroup: arguments.cgroup.clone(),
         paused,
+        afterwards: if arguments.detach {
+            Afterwards::Exit
+        } else {
+            Afterwards::GoOn
+        },
     };
     let pid = exec::exec(&context.root, &target, &request)?;
     if arguments.detach {

@@ -6,6 +6,7 @@ use crate::container::bundle::Bundle;
 use crate::container::console::ConsoleSocket;
 use crate::container::create::{self, CreateError, CreateRequest, Keyring, Pivot};
 use crate::container::foreground::{self, ForegroundError, Orphans};
+use crate::container::hierarchies::Afterwards;
 use crate::error::chain;
 
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +47,11 @@ pub fn run(context: &Context, arguments: &liboci_cli::Run) -> Outcome {
             Keyring::New
         },
         cgroups: context.cgroups,
+        afterwards: if arguments.detach {
+            Afterwards::Exit
+        } else {
+            Afterwards::GoOn
+        },
     };
     let container = create::create(&context.root, &context.policy, &request)?;
     if let Err(error) = start::start(&context.root, &arguments.container_id) {

@@ -6,10 +6,11 @@ use super::cgroup::ContainerCgroup;
 use super::explain::explain;
 use super::facts::{Facts, FactsError, Isolation, Placement, SharedFacts};
 use super::fused::{self, FusedError, Place};
-use super::hierarchies::Hierarchies;
+use super::hierarchies::{Afterwards, Hierarchies, Joined};
 use super::root::{Root, RootError};
 use crate::error::chain;
 use crate::executor::Role;
+use crate::executor::confinement::Confinement;
 use crate::executor::native::NativeExecutor;
 use crate::executor::own::OwnExecutor;
 use crate::group::Group;
@@ -63,6 +64,7 @@ pub struct CreateRequest<'a> {
     pub pivot: Pivot,
     pub keyring: Keyring,
     pub cgroups: Cgroups,
+    pub afterwards: Afterwards,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,18 +109,8 @@ pub fn create(
         new_keyring(request.id)?;
     }
     let directory = root.directory(request.id)?;
-    let created = place(root, request, &bundle, plan).and_then(|(mut container, placed)| {
-        let Placed {
-            placement, reason, ..
-        } = &placed;
-        tracing::info!("container {} is {placement}: {reason}", request.id);
-        container.state.bundle.clone_from(&bundle.path);
-        container
-            .save()
-            .map_err(|error| CreateError::Library(Box::new(error)))?;
-        facts_of(&container, policy, placed).save(&directory)?;
-        Ok(container)
-    });
+    let created = place(root, request, &bundle, plan)
+        .and_then(|built| built.conclude(request, policy, &bundle, &directory));
     if created.is_err() {
         remove_remains(&directory, request, &bundle);
     }
@@ -138,7 +130,7 @@ fn place(
     request: &CreateRequest<'_>,
     bundle: &Bundle,
     plan: Plan,
-) -> Result<(Container, Placed), CreateError> {
+) -> Result<Built, CreateError> {
     // First of all: an instance that is started here is in none of the container's cgroups.
     let alone = match plan {
         Plan::Shared(group) => match fused::take_place(root, request, bundle, &group) {
@@ -147,35 +139,20 @@ fn place(
         },
         Plan::Alone(alone) => alone,
     };
-    let hierarchies = request.cgroups.hierarchies();
-    let adapted = AdaptedBundle::write(root.path(), request.id, bundle, &hierarchies)?;
-    let _joined = hierarchies.join(&cgroup_path(&bundle.spec, request.id));
-    let confinement = adapted.confinement.clone();
-    let native = |reason: String| {
-        let executor = NativeExecutor::new(Role::Init, adapted.confinement.clone());
-        let container = build(root, request, &adapted, executor)?;
-        Ok((
-            container,
-            Placed {
-                placement: Placement::Native,
-                reason,
-                shared: None,
-            },
-        ))
-    };
+    let site = Site::prepare(root, request, bundle)?;
     let reason = match alone {
-        Alone::Native(reason) => return native(reason),
+        Alone::Native(reason) => return place_native(site, reason),
         Alone::Own(reason) => reason,
     };
     let vkernel = match own::prepare() {
         Ok(vkernel) => vkernel,
-        Err(error) => return native(chain(&error)),
+        Err(error) => return place_native(site, chain(&error)),
     };
     let report = Report::new().map_err(CreateError::Report)?;
     // An id consists of letters, digits and a few signs: it has no NUL.
     let id = CString::new(request.id).unwrap_or_default();
-    let executor = OwnExecutor::new(confinement, vkernel, id, report.clone());
-    let container = build(root, request, &adapted, executor)?;
+    let executor = OwnExecutor::new(site.confinement(), vkernel, id, report.clone());
+    let (container, joined) = site.build(executor)?;
     let placed = match report.reason() {
         Some(reason) => Placed {
             placement: Placement::Native,
@@ -188,7 +165,26 @@ fn place(
             shared: None,
         },
     };
-    Ok((container, placed))
+    Ok(Built {
+        container,
+        placed,
+        joined,
+    })
+}
+
+fn place_native(site: Site<'_>, reason: String) -> Result<Built, CreateError> {
+    let executor = NativeExecutor::new(Role::Init, site.confinement());
+    let (container, joined) = site.build(executor)?;
+    let placed = Placed {
+        placement: Placement::Native,
+        reason,
+        shared: None,
+    };
+    Ok(Built {
+        container,
+        placed,
+        joined,
+    })
 }
 
 /// Builds the container around the place that it has in its group's instance.
@@ -197,12 +193,10 @@ fn place_in_group(
     request: &CreateRequest<'_>,
     place: Place,
     group: &Group,
-) -> Result<(Container, Placed), CreateError> {
-    let hierarchies = request.cgroups.hierarchies();
-    let adapted = AdaptedBundle::write(root.path(), request.id, &place.bundle, &hierarchies)?;
-    let _joined = hierarchies.join(&cgroup_path(&place.bundle.spec, request.id));
-    let (executor, seat) = place.split(request, adapted.confinement.clone());
-    let container = build(root, request, &adapted, executor)?;
+) -> Result<Built, CreateError> {
+    let site = Site::prepare(root, request, &place.bundle)?;
+    let (executor, seat) = place.split(request, site.confinement());
+    let (container, joined) = site.build(executor)?;
     let shared = seat.enroll(&container)?;
     tracing::warn!("{TRUTH}");
     let placed = Placed {
@@ -210,30 +204,97 @@ fn place_in_group(
         reason: format!("it shares the instance of group {}", group.name()),
         shared: Some(shared),
     };
-    Ok((container, placed))
+    Ok(Built {
+        container,
+        placed,
+        joined,
+    })
 }
 
-fn build(
-    root: &Root,
-    request: &CreateRequest<'_>,
-    adapted: &AdaptedBundle,
-    executor: impl Executor + 'static,
-) -> Result<Container, CreateError> {
-    let failed = |error| CreateError::Library(Box::new(error));
-    ContainerBuilder::new(request.id.to_owned(), SyscallType::default())
-        .with_executor(executor)
-        .with_pid_file(request.pid_file.clone())
-        .map_err(failed)?
-        .with_console_socket(request.console_socket.clone())
-        .with_root_path(root.path())
-        .map_err(failed)?
-        .with_preserved_fds(request.preserve_fds)
-        .as_init(&adapted.path)
-        .with_systemd(request.cgroups == Cgroups::Systemd)
-        .with_detach(true)
-        .with_no_pivot(request.pivot == Pivot::MoveMount)
-        .build()
-        .map_err(failed)
+/// All that is ready before the library builds the container.
+struct Site<'a> {
+    root: &'a Root,
+    request: &'a CreateRequest<'a>,
+    adapted: AdaptedBundle,
+    joined: Joined,
+}
+
+impl<'a> Site<'a> {
+    fn prepare(
+        root: &'a Root,
+        request: &'a CreateRequest<'a>,
+        bundle: &Bundle,
+    ) -> Result<Self, CreateError> {
+        let hierarchies = request.cgroups.hierarchies();
+        let adapted = AdaptedBundle::write(root.path(), request.id, bundle, &hierarchies)?;
+        let joined = hierarchies.join(&cgroup_path(&bundle.spec, request.id));
+        Ok(Site {
+            root,
+            request,
+            adapted,
+            joined,
+        })
+    }
+
+    fn confinement(&self) -> Confinement {
+        self.adapted.confinement.clone()
+    }
+
+    fn build(self, executor: impl Executor + 'static) -> Result<(Container, Joined), CreateError> {
+        let failed = |error| CreateError::Library(Box::new(error));
+        let request = self.request;
+        let container = ContainerBuilder::new(request.id.to_owned(), SyscallType::default())
+            .with_executor(executor)
+            .with_pid_file(request.pid_file.clone())
+            .map_err(failed)?
+            .with_console_socket(request.console_socket.clone())
+            .with_root_path(self.root.path())
+            .map_err(failed)?
+            .with_preserved_fds(request.preserve_fds)
+            .as_init(&self.adapted.path)
+            .with_systemd(request.cgroups == Cgroups::Systemd)
+            .with_detach(true)
+            .with_no_pivot(request.pivot == Pivot::MoveMount)
+            .build()
+            .map_err(failed)?;
+        Ok((container, self.joined))
+    }
+}
+
+/// A container that exists, but not yet on record.
+struct Built {
+    container: Container,
+    placed: Placed,
+    joined: Joined,
+}
+
+impl Built {
+    fn conclude(
+        self,
+        request: &CreateRequest<'_>,
+        policy: &Policy,
+        bundle: &Bundle,
+        directory: &Path,
+    ) -> Result<Container, CreateError> {
+        let Built {
+            mut container,
+            placed,
+            joined,
+        } = self;
+        tracing::info!(
+            "container {} is {}: {}",
+            request.id,
+            placed.placement,
+            placed.reason
+        );
+        container.state.bundle.clone_from(&bundle.path);
+        container
+            .save()
+            .map_err(|error| CreateError::Library(Box::new(error)))?;
+        facts_of(&container, policy, placed).save(directory)?;
+        joined.settle(request.afterwards);
+        Ok(container)
+    }
 }
 
 fn new_keyring(id: &str) -> Result<(), CreateError> {

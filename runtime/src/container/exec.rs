@@ -2,7 +2,7 @@
 
 use super::bundle::{self, Bundle, BundleError};
 use super::explain::explain;
-use super::hierarchies::Hierarchies;
+use super::hierarchies::{Afterwards, Hierarchies};
 use super::root::{Root, RootError};
 use crate::executor::Role;
 use crate::executor::confinement::Confinement;
@@ -49,6 +49,7 @@ pub struct ExecRequest<'a> {
     pub preserve_fds: i32,
     pub cgroup: Option<String>,
     pub paused: WhenPaused,
+    pub afterwards: Afterwards,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,13 +88,13 @@ pub fn exec(
     let description = describe(&process).map_err(ExecError::Description)?;
 
     let failed = |error| ExecError::Library(Box::new(error));
-    let _joined = match container.spec() {
+    let joined = match container.spec() {
         Ok(config) if !container.systemd() => {
             Some(Hierarchies::of_this_host().join(&config.cgroup_path))
         }
         _ => None,
     };
-    ContainerBuilder::new(request.id.to_owned(), SyscallType::default())
+    let pid = ContainerBuilder::new(request.id.to_owned(), SyscallType::default())
         .with_executor(NativeExecutor::new(Role::Exec, confinement))
         .with_root_path(root.path())
         .map_err(failed)?
@@ -107,7 +108,11 @@ pub fn exec(
         .with_ignore_paused(request.paused == WhenPaused::Wait)
         .with_sub_cgroup(request.cgroup.clone())
         .build()
-        .map_err(failed)
+        .map_err(failed)?;
+    if let Some(joined) = joined {
+        joined.settle(request.afterwards);
+    }
+    Ok(pid)
 }
 
 /// The library takes a path, so the description goes into a memory file.
