@@ -57,6 +57,10 @@ pub fn cases() -> Vec<Case> {
         Case::own("programs::memory_below_2_gib", |context| {
             compare(context, "memory", &["low"])
         }),
+        // Native then, and in a shared instance its status would be lost: docs/LIMITS.md.
+        Case::own("programs::processes_with_borrowed_memory", |context| {
+            compare(context, "processes", &["borrower"])
+        }),
         // Not offered in a shared instance.
         Case::own("programs::memory_of_io_uring", |context| {
             compare(context, "memory", &["rings"])

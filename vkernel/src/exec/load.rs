@@ -6,7 +6,7 @@ use crate::exec::image::OpenImage;
 use crate::limits::{STACK_GUARD_LEN, STACK_LEN_MAX, STACK_LEN_MIN};
 use crate::mm::{Layout, SpaceInner};
 use crate::signal::is_kept;
-use crate::task::{Process, Thread, header};
+use crate::task::{Process, Thread, header, instance_kind};
 use crate::usermem::UserPtr;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
@@ -21,6 +21,7 @@ use pegasus_abi::prctl::{
 use pegasus_abi::signal::{SIG_DFL, SIG_IGN, SIGNALS_MAX, SigAction, StackT};
 use pegasus_abi::{Errno, Result};
 use pegasus_arch::regs::Regs;
+use pegasus_contract::boot::InstanceKind;
 use pegasus_host::{file, memory, process as host};
 use pegasus_loader::elf::Kind;
 use pegasus_loader::stack::{self, StackImage, StackInput};
@@ -310,8 +311,19 @@ fn is_from_host(kind: u64) -> bool {
     )
 }
 
+/// Makes `/proc/pid/exe` name the program. Linux allows that once nothing of the old file is mapped, with CAP_CHECKPOINT_RESTORE,
+/// which the runtime leaves a first process until its capabilities are set; a later program keeps the old name.
+fn name_file(process: &Process, program: &Prepared) {
+    let mut map = process.program.get();
+    map.exe_fd = program.main.file.number() as u32;
+    let _ = host::set_mm_map(&map);
+}
+
 /// Name, capabilities and what `/proc` shows.
 fn set_identity(process: &Process, program: &Prepared) {
+    if instance_kind() == InstanceKind::Own {
+        name_file(process, program);
+    }
     let _ = host::set_capabilities(&program.capabilities);
     let name = program
         .exec_name
