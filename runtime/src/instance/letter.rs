@@ -32,7 +32,7 @@ pub enum LetterError {
 /// Creates an empty letter, to be written later, perhaps by a process that may create none.
 pub fn blank() -> Result<File, LetterError> {
     memfd_create(c"pegasus-letter", MemFdCreateFlag::MFD_CLOEXEC)
-        .map(|descriptor| File::from(descriptor))
+        .map(File::from)
         .map_err(LetterError::Create)
 }
 

@@ -125,10 +125,8 @@ fn cover(namespace: &CStr, path: &CStr) -> Result<(), Errno> {
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let file = nix::fcntl::open(namespace, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
     // SAFETY: just opened, and closed with the process.
-    setns(
-        unsafe { BorrowedFd::borrow_raw(file) },
-        CloneFlags::CLONE_NEWNS,
-    )?;
+    let namespace = unsafe { BorrowedFd::borrow_raw(file) };
+    setns(namespace, CloneFlags::CLONE_NEWNS)?;
     let options = Some(c"size=0,mode=555");
     mount(Some(c"tmpfs"), path, Some(c"tmpfs"), flags, options)
 }

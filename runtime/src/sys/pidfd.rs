@@ -52,6 +52,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::zombie_processes, reason = "reaping it is what is tested")]
     fn statuses_are_taken_once() {
         let child = std::process::Command::new("false").spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
