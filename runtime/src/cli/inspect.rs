@@ -118,11 +118,19 @@ fn inspect(root: &Root, id: &str) -> Result<Answer, InspectError> {
         Some(heap) => heap.kind()?,
         None => None,
     };
-    let reason = facts.as_ref().map(|facts| facts.reason.as_str());
     let processes = match pid {
-        Some(_) => processes::of(&container, heap.as_ref(), reason)?,
+        Some(_) => processes::of(&container, heap.as_ref(), facts.as_ref())?,
         None => Vec::new(),
     };
+    // What is true now comes before what was decided.
+    let first = processes.iter().find(|process| Some(process.pid) == pid);
+    let decided = facts
+        .as_ref()
+        .map(|facts| (facts.placement, facts.reason.clone()));
+    let (placement, reason) = first
+        .map(|first| (first.placement, first.reason.clone()))
+        .or(decided)
+        .unzip();
     Ok(Answer {
         id: id.to_owned(),
         status: container.status().to_string().to_lowercase(),
@@ -138,8 +146,8 @@ fn inspect(root: &Root, id: &str) -> Result<Answer, InspectError> {
         }),
         group: facts.as_ref().and_then(|facts| facts.group.clone()),
         isolation: facts.as_ref().map(|facts| facts.isolation),
-        placement: facts.as_ref().map(|facts| facts.placement),
-        reason: reason.map(str::to_owned),
+        placement,
+        reason,
         shares_address_space_with: pid.map_or_else(Vec::new, |pid| sharers(root, &container, pid)),
         processes: processes.into_iter().map(answer_for).collect(),
     })

@@ -1,7 +1,7 @@
 //! The processes of a container, each with its placement and why.
 
 use super::cgroup::{CgroupError, ContainerCgroup};
-use super::facts::Placement;
+use super::facts::{Facts, Placement};
 use super::main_process::MainProcess;
 use crate::instance::heap_view::{Counters, HeapView, HeapViewError, ProcessView};
 use libcontainer::container::Container;
@@ -32,7 +32,7 @@ pub struct PlacedProcess {
 pub fn of(
     container: &Container,
     heap: Option<&HeapView>,
-    first_reason: Option<&str>,
+    decided: Option<&Facts>,
 ) -> Result<Vec<PlacedProcess>, ProcessesError> {
     let known = match heap {
         Some(heap) => of_container(heap, container.id())?,
@@ -50,7 +50,7 @@ pub fn of(
         };
         let view = known.iter().find(|view| view.pid == container_pid).cloned();
         let is_first = main.is_some_and(|main| main.pid == pid);
-        let (placement, reason) = placement(view.as_ref(), first_reason.filter(|_| is_first));
+        let (placement, reason) = placement(view.as_ref(), decided.filter(|_| is_first));
         let vkernel = match (view, heap) {
             (Some(view), Some(heap)) if placement != Placement::Native => {
                 let counters = heap.counters(view.index)?;
@@ -83,25 +83,31 @@ pub fn of_container(heap: &HeapView, id: &str) -> Result<Vec<ProcessView>, HeapV
     Ok(processes)
 }
 
-/// `decided` is what was decided for the process when its container was created.
-fn placement(view: Option<&ProcessView>, decided: Option<&str>) -> (Placement, String) {
-    let because = |reason: &str| decided.unwrap_or(reason).to_owned();
-    match view.map(|view| (view.state, view.native_reason.as_str())) {
+/// Where a process runs now. For a container's first process, `decided` is what was decided when the
+/// container was created; that is the reason as long as it still holds.
+fn placement(view: Option<&ProcessView>, decided: Option<&Facts>) -> (Placement, String) {
+    let (placement, reason) = match view.map(|view| (view.state, view.native_reason.as_str())) {
+        Some((ProcessState::Native, reason)) if !reason.is_empty() => {
+            return (Placement::Native, reason.to_owned());
+        }
         Some((ProcessState::Resident, _)) => (
             Placement::Resident,
-            because("its program was loaded next to the vkernel"),
+            "its program was loaded next to the vkernel",
         ),
-        Some((ProcessState::Satellite, _)) => {
-            (Placement::Satellite, because("it was made by fork"))
-        }
-        Some((ProcessState::Native, reason)) if !reason.is_empty() => {
-            (Placement::Native, reason.to_owned())
-        }
-        Some((ProcessState::Claimed, _)) => (Placement::Native, because("it is just starting")),
+        Some((ProcessState::Satellite, _)) => (Placement::Satellite, "it was made by fork"),
+        Some((ProcessState::Claimed, _)) => (Placement::Native, "it is just starting"),
+        Some(_) | None if decided.is_some() => (
+            Placement::Native,
+            "the vkernel did not load its program (the log says why), or it runs another one by now",
+        ),
         Some(_) | None => (
             Placement::Native,
-            because("it was started by exec, or left the vkernel by running another program"),
+            "it was started by exec, or left the vkernel by running another program",
         ),
+    };
+    match decided.filter(|decided| decided.placement == placement) {
+        Some(decided) => (placement, decided.reason.clone()),
+        None => (placement, reason.to_owned()),
     }
 }
 
