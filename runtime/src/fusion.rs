@@ -8,6 +8,8 @@
 
 use crate::anchor::plan::capability_masks;
 use crate::anchor::spec::namespace;
+use crate::anchor::stay::NEEDS;
+use crate::placement::seccomp::allows;
 use libcontainer::oci_spec::runtime::{
     LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, PosixRlimitType, Process, Spec,
 };
@@ -34,7 +36,13 @@ pub fn obstacle(spec: &Spec) -> Option<String> {
         .or_else(|| settings(spec, process))
         .or_else(|| {
             let policy = spec.linux().as_ref()?.seccomp().as_ref()?;
-            has_listener(policy).then(|| "its seccomp policy has a listener".to_owned())
+            if has_listener(policy) {
+                return Some("its seccomp policy has a listener".to_owned());
+            }
+            let call = NEEDS.iter().find(|call| !allows(policy, call))?;
+            Some(format!(
+                "its seccomp policy forbids {call}, which its anchor would need"
+            ))
         })
 }
 

@@ -28,6 +28,8 @@ pub struct AnchorExecutor {
     link: Arc<Channel>,
     /// A blank letter: inside the container a policy might not allow to create one.
     letter: Arc<File>,
+    /// The program that the anchor becomes in the end.
+    code: Arc<File>,
     preserve_fds: u32,
 }
 
@@ -37,6 +39,7 @@ impl AnchorExecutor {
         confinement: Confinement,
         link: Channel,
         letter: File,
+        code: File,
         preserve_fds: u32,
     ) -> Self {
         AnchorExecutor {
@@ -44,6 +47,7 @@ impl AnchorExecutor {
             launch: Launch::new(Role::Init, confinement),
             link: Arc::new(link),
             letter: Arc::new(letter),
+            code: Arc::new(code),
             preserve_fds,
         }
     }
@@ -59,7 +63,8 @@ impl AnchorExecutor {
         if terminal {
             stay::give_up_terminal()?;
         }
-        stay::start(&self.link, &self.letter, self.inherited(), &program.path)
+        let signals = stay::start(&self.link, &self.letter, self.inherited(), &program.path)?;
+        Err(stay::stay(&self.link, &signals, &self.code, &self.title))
     }
 
     /// Number of descriptors from 0 on that the program inherits.

@@ -6,8 +6,9 @@
 //! signals on and leaves with the program's status ([`executor`]).
 
 pub mod cgroup;
+pub mod code;
 pub mod executor;
 pub mod plan;
 pub mod program;
 pub mod spec;
-mod stay;
+pub mod stay;

@@ -8,6 +8,7 @@ use super::process_start_time;
 use super::processes::pid_inside;
 use super::root::{Root, RootError};
 use crate::anchor::cgroup::{self, EnrollError};
+use crate::anchor::code::{self, CodeError};
 use crate::anchor::executor::AnchorExecutor;
 use crate::anchor::plan::{JoinPlan, PlanError};
 use crate::anchor::spec::{join_home, joined_pid_namespace};
@@ -37,6 +38,8 @@ pub enum FusedError {
     #[error(transparent)]
     Letter(#[from] LetterError),
     #[error(transparent)]
+    Code(#[from] CodeError),
+    #[error(transparent)]
     Cgroups(#[from] EnrollError),
     #[error("it inherits more descriptors than can be sent to a home task")]
     Descriptors,
@@ -51,6 +54,7 @@ pub struct Place {
     seat: PlannedSeat,
     link: Channel,
     letter: File,
+    code: File,
 }
 
 /// A home task and how it will join.
@@ -71,7 +75,7 @@ pub fn take_place(
         return Err(FusedError::Descriptors);
     }
     let plan = JoinPlan::of(&bundle.spec)?;
-    let letter = letter::blank()?;
+    let (letter, code) = (letter::blank()?, code::file()?);
     let newcomer = Newcomer {
         name: name(root, request.id)?,
         keyring: match request.keyring {
@@ -91,6 +95,7 @@ pub fn take_place(
         seat: PlannedSeat { seat, plan },
         link,
         letter,
+        code,
     })
 }
 
@@ -130,6 +135,7 @@ impl Place {
             confinement,
             self.link,
             self.letter,
+            self.code,
             preserve_fds,
         );
         (executor, self.seat)

@@ -194,6 +194,7 @@ pub fn decode<T: Message>(bytes: &[u8]) -> Result<T, DecodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pegasus_contract::anchor;
     use proptest::prelude::*;
 
     fn spawn(id: &str) -> Request {
@@ -221,6 +222,29 @@ mod tests {
         assert_eq!(decode::<Answer>(&encode(&answer).unwrap()).unwrap(), answer);
         let ended = ToAnchor::Ended { wait_status: 0x700 };
         assert_eq!(decode::<ToAnchor>(&encode(&ended).unwrap()).unwrap(), ended);
+    }
+
+    #[test]
+    fn the_program_of_anchors_says_the_same() {
+        let mut text = [0; anchor::MESSAGE_LEN_MAX];
+        for number in 1..=SIGNAL_MAX {
+            let len = anchor::write_signal(number.cast_unsigned(), &mut text);
+            assert_eq!(
+                text[..len],
+                encode(&FromAnchor::Signal { number }).unwrap()[..]
+            );
+        }
+        for wait_status in [0, 9, 0x700, 0xff00, 0xffff] {
+            let text = encode(&ToAnchor::Ended { wait_status }).unwrap();
+            assert!(text.len() <= anchor::MESSAGE_LEN_MAX);
+            assert_eq!(anchor::ended(&text), Some(wait_status));
+            assert_eq!(anchor::ended(&text[..text.len() - 1]), None);
+        }
+        for other in [ToAnchor::Started, ToAnchor::Failed { errno: 5 }] {
+            assert_eq!(anchor::ended(&encode(&other).unwrap()), None);
+        }
+        let huge = br#"{"instance":"ended","waitStatus":99999999999}"#;
+        assert_eq!(anchor::ended(huge), None);
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! What a process does that stays while another one runs in its stead.
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
+use pegasus_contract::anchor::{LINK, SIGNALS};
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
@@ -141,6 +142,43 @@ pub fn inherited(numbers: &[RawFd]) -> Vec<BorrowedFd<'static>> {
         .collect()
 }
 
+/// Becomes the program in `code`, listed as `title`, whose only descriptors are `kept`, numbered as it expects them.
+/// Returns on failure.
+pub fn execute(code: RawFd, title: &str, kept: [RawFd; 2]) -> Errno {
+    const TARGETS: [RawFd; 2] = [LINK as RawFd, SIGNALS as RawFd];
+    /// Above any number that is a target.
+    const ASIDE: RawFd = 16;
+    let aside = |number| nix::fcntl::fcntl(number, FcntlArg::F_DUPFD_CLOEXEC(ASIDE));
+    let arranged = || -> Result<RawFd, Errno> {
+        let code = aside(code)?;
+        let kept = [aside(kept[0])?, aside(kept[1])?];
+        for (number, target) in kept.into_iter().zip(TARGETS) {
+            nix::unistd::dup2(number, target)?;
+        }
+        close_all_but(&[TARGETS[0], TARGETS[1], code]);
+        Ok(code)
+    };
+    let code = match arranged() {
+        Ok(code) => code,
+        Err(errno) => return errno,
+    };
+    let title = CString::new(title).unwrap_or_default();
+    let argv = [title.as_ptr(), std::ptr::null()];
+    let envp = [std::ptr::null::<libc::c_char>()];
+    // SAFETY: all are NUL-terminated and NULL-terminated.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            code,
+            c"".as_ptr(),
+            argv.as_ptr(),
+            envp.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        );
+    }
+    Errno::last()
+}
+
 /// Closes every descriptor that is not listed.
 pub fn close_all_but(kept: &[RawFd]) {
     const NUMBER_MAX: RawFd = 1 << 16;
@@ -164,10 +202,4 @@ fn close_range(first: RawFd, last: RawFd, number_max: RawFd) {
             unsafe { libc::close(number) };
         }
     }
-}
-
-/// Gives free memory of the C library's heap back to the kernel.
-pub fn trim_memory() {
-    // SAFETY: changes no memory that is in use.
-    unsafe { libc::malloc_trim(0) };
 }

@@ -10,6 +10,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod anchor;
 pub mod boot;
 pub mod layout;
 pub mod record;

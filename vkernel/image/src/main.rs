@@ -7,6 +7,8 @@
 
 #[cfg(feature = "freestanding")]
 mod freestanding;
+#[cfg(feature = "freestanding")]
+mod memory;
 
 #[cfg(not(feature = "freestanding"))]
 fn main() {}
