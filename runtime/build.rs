@@ -1,4 +1,5 @@
-//! Builds the vkernel image and hands its file to `src/image.rs`.
+//! Builds the vkernel image and the program of anchors, and hands their files to `src/instance/image.rs` and
+//! `src/anchor/`.
 //!
 //! The image is a freestanding program at a fixed address, so it needs other link arguments, another
 //! profile and another panic strategy than everything else: a nested cargo builds it into this
@@ -12,6 +13,11 @@ use std::process::Command;
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const PROFILE: &str = "vkernel";
 const PACKAGE: &str = "pegasus-image";
+/// Programs of that package, and the variables that name them.
+const PROGRAMS: [(&str, &str); 2] = [
+    ("pegasus-image", "PEGASUS_IMAGE"),
+    ("pegasus-anchor", "PEGASUS_ANCHOR"),
+];
 
 /// Position-independent code, linked without libc or start files; [`base_flag`] adds where.
 const RUSTC_FLAGS: [&str; 9] = [
@@ -39,7 +45,6 @@ fn main() {
     }
     let output = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let target_dir = output.join("vkernel");
-    let embedded = output.join("vkernel-image.elf");
     let status = nested_cargo(&workspace, &target_dir)
         .status()
         .expect("cargo can be run again");
@@ -47,10 +52,13 @@ fn main() {
         status.success(),
         "the vkernel image does not build (see the messages above)"
     );
-    let image = fs::read(target_dir.join(TARGET).join(PROFILE).join(PACKAGE))
-        .expect("cargo has built the image");
-    fs::write(&embedded, &image[..loaded_len(&image)]).expect("OUT_DIR is writable");
-    println!("cargo:rustc-env=PEGASUS_IMAGE={}", embedded.display());
+    for (program, variable) in PROGRAMS {
+        let image = fs::read(target_dir.join(TARGET).join(PROFILE).join(program))
+            .expect("cargo has built the program");
+        let embedded = output.join(program).with_extension("elf");
+        fs::write(&embedded, &image[..loaded_len(&image)]).expect("OUT_DIR is writable");
+        println!("cargo:rustc-env={variable}={}", embedded.display());
+    }
 }
 
 fn manifest_dir() -> PathBuf {
