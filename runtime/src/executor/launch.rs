@@ -7,11 +7,12 @@ use super::lookup::{self, LookupError};
 use super::{Role, stdio};
 use libcontainer::oci_spec::runtime::{Process, Spec};
 use nix::errno::Errno;
+use nix::sys::prctl;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::Uid;
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -27,6 +28,8 @@ pub enum LaunchError {
     Environment(#[from] EnvironmentError),
     #[error(transparent)]
     Confinement(#[from] ConfinementError),
+    #[error("cannot name the container's process")]
+    Name(#[source] Errno),
     #[error("cannot open the container's /dev/null for standard input and output")]
     Null(#[source] std::io::Error),
     #[error("cannot give the container's user its standard input and output")]
@@ -50,6 +53,7 @@ pub struct Launch {
     library_environment: RefCell<HashMap<String, String>>,
 }
 
+const NAME_BEFORE_START: &CStr = c"pegasus:[INIT]";
 const UMASK_DEFAULT: Mode = Mode::from_bits_truncate(0o022);
 
 impl Launch {
@@ -71,6 +75,8 @@ impl Launch {
         let name = arguments.first().ok_or(LaunchError::NoProgram)?;
         let path = lookup::find_program(name, environment::search_path(listed))?;
         self.found.replace(Some(path.clone()));
+        // The container library calls the process after itself; until `start` it is seen in `ps`.
+        prctl::set_name(NAME_BEFORE_START).map_err(LaunchError::Name)?;
         self.confinement.set_propagations()?;
         if self.role == Role::Init {
             stdio::make_null_writable().map_err(LaunchError::Null)?;
