@@ -82,8 +82,10 @@ pub fn delete(context: &Context, id: &str, running: Running) -> Result<(), Comma
     remove_if_there(&AdaptedBundle::path_for(root.path(), id))?;
     let cgroup = container.spec().ok().map(|config| config.cgroup_path);
     let is_systemds = container.systemd();
+    // Whether it may be deleted has been decided above; the library looks at the pid alone, which may
+    // be a stranger's by now, and with force kills nothing but what is in the container's cgroup.
     container
-        .delete(running == Running::Kill)
+        .delete(true)
         .map_err(|source| DeleteError::Library {
             id: id.to_owned(),
             source: Box::new(source),

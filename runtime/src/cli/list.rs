@@ -21,7 +21,8 @@ pub fn run(context: &Context, arguments: &liboci_cli::List) -> Outcome {
             // Deleted meanwhile.
             Err(RootError::NoContainer(_)) => {}
             Err(error) => {
-                tracing::warn!(
+                // Docker keeps the containers of every runtime in one directory.
+                tracing::debug!(
                     "container {id} is left out: {}",
                     crate::error::chain(&error)
                 );

@@ -79,6 +79,9 @@ struct GlobalOptions {
     /// How containers of a group are kept apart
     #[arg(long, value_enum, default_value_t = IsolationChoice::Auto)]
     isolation: IsolationChoice,
+    /// Configuration file (accepted for later; it must be readable)
+    #[arg(long)]
+    config: Option<PathBuf>,
     /// Path of criu (accepted for compatibility)
     #[arg(long)]
     criu: Option<PathBuf>,
@@ -128,6 +131,11 @@ pub type Outcome = Result<u8, CommandError>;
 pub enum CommandError {
     #[error(transparent)]
     Log(#[from] LogError),
+    #[error("cannot read the configuration file {path:?} given with --config")]
+    Configuration {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error(transparent)]
     SelfCopy(#[from] SelfCopyError),
     #[error(transparent)]
@@ -252,6 +260,12 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn run(line: CommandLine) -> Outcome {
+    if let Some(path) = &line.global.config {
+        std::fs::File::open(path).map_err(|source| CommandError::Configuration {
+            path: path.clone(),
+            source,
+        })?;
+    }
     if matches!(
         line.command,
         Command::Create(_) | Command::Run(_) | Command::Exec(_) | Command::Instance(_)

@@ -1,6 +1,8 @@
 //! The directory (`--root`) under which every container has a directory with its state.
 
-use libcontainer::container::Container;
+use super::facts::Facts;
+use super::process_start_time;
+use libcontainer::container::{Container, ContainerStatus};
 use libcontainer::error::LibcontainerError;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -72,10 +74,14 @@ impl Root {
         if !directory.join("state.json").exists() {
             return Err(RootError::NoContainer(id.to_owned()));
         }
-        Container::load(directory).map_err(|source| RootError::State {
+        let mut container = Container::load(directory).map_err(|source| RootError::State {
             id: id.to_owned(),
             source: Box::new(source),
-        })
+        })?;
+        if is_another_process(&container) {
+            container.set_status(ContainerStatus::Stopped);
+        }
+        Ok(container)
     }
 
     /// Ids of all containers, sorted.
@@ -153,6 +159,20 @@ impl Root {
             }
         }
     }
+}
+
+/// Whether the pid of the container's first process has been given to a stranger since, as after a
+/// reboot that left the state behind.
+fn is_another_process(container: &Container) -> bool {
+    let Ok(Some(Facts {
+        start_time: Some(expected),
+        ..
+    })) = Facts::load(&container.root)
+    else {
+        return false;
+    };
+    let actual = container.pid().and_then(process_start_time);
+    actual.is_some_and(|actual| actual != expected)
 }
 
 /// An id becomes a file name and part of a cgroup's path.
