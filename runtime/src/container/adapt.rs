@@ -10,7 +10,10 @@ use libcontainer::oci_spec::OciSpecError;
 use libcontainer::oci_spec::runtime::{LinuxSeccomp, Mount, Spec};
 use std::fs;
 use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+
+const CONFIG_FILE: &str = "config.json";
 
 #[derive(Debug, thiserror::Error)]
 pub enum AdaptError {
@@ -55,11 +58,28 @@ impl AdaptedBundle {
         })?;
         let (spec, confinement) = adapt(bundle.spec.clone(), &bundle.path, id, hierarchies)?;
         let adapted = AdaptedBundle { path, confinement };
-        let file = adapted.path.join("config.json");
+        if bundle.spec.hooks().is_some() {
+            link_rest(&bundle.path, &adapted.path).map_err(|source| AdaptError::Directory {
+                path: adapted.path.clone(),
+                source,
+            })?;
+        }
+        let file = adapted.path.join(CONFIG_FILE);
         spec.save(&file)
             .map_err(|source| AdaptError::Write { path: file, source })?;
         Ok(adapted)
     }
+}
+
+/// Hooks that run during the creation are told this directory: what else is in the bundle is here, too.
+fn link_rest(bundle: &Path, adapted: &Path) -> Result<(), io::Error> {
+    for entry in bundle.read_dir()? {
+        let name = entry?.file_name();
+        if name != CONFIG_FILE {
+            symlink(bundle.join(&name), adapted.join(&name))?;
+        }
+    }
+    Ok(())
 }
 
 impl Drop for AdaptedBundle {
@@ -160,5 +180,19 @@ mod tests {
         assert_eq!(linux.cgroups_path().as_deref(), Some(Path::new("c1")));
         assert!(linux.seccomp().is_none());
         assert!(adapted.root().as_ref().unwrap().path().starts_with("/b"));
+    }
+
+    #[test]
+    fn the_rest_of_a_bundle_is_linked() {
+        let base = std::env::temp_dir().join(format!("pegasus-adapt-{}", std::process::id()));
+        let (bundle, adapted) = (base.join("bundle"), base.join("adapted"));
+        fs::create_dir_all(bundle.join("data")).unwrap();
+        fs::create_dir_all(&adapted).unwrap();
+        fs::write(bundle.join(CONFIG_FILE), "{}").unwrap();
+        fs::write(bundle.join("data/file"), "x").unwrap();
+        link_rest(&bundle, &adapted).unwrap();
+        assert_eq!(fs::read_to_string(adapted.join("data/file")).unwrap(), "x");
+        assert!(!adapted.join(CONFIG_FILE).exists());
+        fs::remove_dir_all(base).unwrap();
     }
 }
