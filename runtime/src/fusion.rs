@@ -110,7 +110,6 @@ fn settings(spec: &Spec, process: &Process) -> Option<String> {
             process.oom_score_adj().is_some_and(|score| score != 0),
             "an out-of-memory score",
         ),
-        (is_given(process.apparmor_profile()), "an AppArmor profile"),
         (is_given(process.selinux_label()), "an SELinux label"),
         (process.scheduler().is_some(), "a scheduling policy"),
         (process.io_priority().is_some(), "an I/O priority"),
@@ -251,7 +250,7 @@ mod tests {
         assert!(obstacle(&limit(PosixRlimitType::RlimitAs)).is_some());
         assert_eq!(obstacle(&limit(PosixRlimitType::RlimitNofile)), None);
         let spec = changed(|process| {
-            process.set_apparmor_profile(Some("docker-default".to_owned()));
+            process.set_selinux_label(Some("system_u:system_r:container_t:s0".to_owned()));
         });
         assert!(obstacle(&spec).is_some());
     }

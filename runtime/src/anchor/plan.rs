@@ -30,6 +30,7 @@ pub struct JoinPlan {
     pub no_new_privileges: bool,
     pub capabilities: CapabilityMasks,
     pub limits: Vec<Limit>,
+    pub apparmor_profile: Option<String>,
     pub filter: Option<Filter>,
 }
 
@@ -79,6 +80,10 @@ impl JoinPlan {
             no_new_privileges: process.no_new_privileges() == Some(true),
             capabilities: capability_masks(process),
             limits: limits(process),
+            apparmor_profile: process
+                .apparmor_profile()
+                .clone()
+                .filter(|profile| !profile.is_empty()),
             filter: policy.map(seccomp::translate).transpose()?,
         })
     }
@@ -153,6 +158,7 @@ mod tests {
         let spec = spec(
             r#"{"cwd":"/w","args":["a"],"terminal":true,"noNewPrivileges":true,
             "user":{"uid":1000,"gid":1001,"additionalGids":[5,6],"umask":63},
+            "apparmorProfile":"docker-default",
             "capabilities":{"bounding":["CAP_CHOWN","CAP_KILL"],"effective":["CAP_KILL"]},
             "rlimits":[{"type":"RLIMIT_NOFILE","soft":10,"hard":20}]}"#,
         );
@@ -175,6 +181,7 @@ mod tests {
             hard: 20,
         };
         assert_eq!(plan.limits, [limit]);
+        assert_eq!(plan.apparmor_profile.as_deref(), Some("docker-default"));
         let filter = plan.filter.unwrap();
         assert_eq!(filter.flags, 2);
         assert!(!filter.instructions.is_empty());
@@ -188,6 +195,7 @@ mod tests {
         .unwrap();
         assert_eq!(plan.umask, 0o022);
         assert!(!plan.terminal && !plan.no_new_privileges && plan.limits.is_empty());
+        assert_eq!(plan.apparmor_profile, None);
         assert_eq!(plan.capabilities, CapabilityMasks::default());
     }
 }

@@ -15,7 +15,7 @@ use pegasus_contract::record::{
 };
 use std::ffi::{CStr, CString, NulError, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::atomic::Ordering;
 
 /// What a shared instance does with its vkernel. Exists only where image and heap are mapped.
@@ -114,6 +114,8 @@ impl SharedVkernel {
         let (argv, envp) = (strings(&program.argv)?, strings(&program.envp)?);
         let (argv, envp) = (pointers(&argv), pointers(&envp));
         let cwd = CString::new(plan.cwd.as_str())?;
+        let profile = plan.apparmor_profile.as_deref().map(CString::new);
+        let profile = profile.transpose()?;
         let numbers: Vec<RawFd> = descriptors
             .inherited
             .iter()
@@ -123,7 +125,10 @@ impl SharedVkernel {
             .split_first_chunk::<3>()
             .ok_or(ReleaseError::Descriptors)?;
         let limits = limits(plan);
-        let join = join_plan(plan, descriptors.anchor, &cwd, *stdio, preserved, &limits);
+        let mut join = join_plan(plan, descriptors.anchor, &cwd, *stdio, preserved, &limits);
+        join.apparmor_profile = profile
+            .as_ref()
+            .map_or(ptr::null(), |profile| profile.as_ptr().cast());
         let mut arguments = ReleaseHomeArgs {
             container_index: container as u32,
             _reserved: 0,
@@ -233,6 +238,7 @@ fn join_plan(
         seccomp_filter: instructions.as_ptr(),
         seccomp_filter_len: instructions.len() as u32,
         _reserved: 0,
+        apparmor_profile: ptr::null(),
     }
 }
 

@@ -7,6 +7,7 @@ pub const AT_EMPTY_PATH: usize = 0x1000;
 
 pub const O_ACCMODE: usize = 3;
 pub const O_RDONLY: usize = 0;
+pub const O_WRONLY: usize = 1;
 pub const O_CREAT: usize = 0o100;
 pub const O_NOCTTY: usize = 0o400;
 pub const O_NONBLOCK: usize = 0o4000;

@@ -107,6 +107,8 @@ pub struct JoinPlan {
     pub seccomp_filter: *const u64,
     pub seccomp_filter_len: u32,
     pub _reserved: u32,
+    /// An AppArmor profile, NUL-terminated, or NULL for none.
+    pub apparmor_profile: *const u8,
 }
 
 /// One `setrlimit(2)`.

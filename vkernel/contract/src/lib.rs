@@ -16,4 +16,4 @@ pub mod layout;
 pub mod record;
 
 /// Checked by both sides at start; they are built together, so a mismatch is a build error.
-pub const CONTRACT_VERSION: u32 = 2;
+pub const CONTRACT_VERSION: u32 = 3;
