@@ -105,7 +105,15 @@ fn limits(process: &Process) -> Option<String> {
 
 fn settings(spec: &Spec, process: &Process) -> Option<String> {
     let linux = spec.linux().as_ref()?;
+    let resources = linux.resources().as_ref();
+    let memory = resources.and_then(|resources| resources.memory().as_ref());
+    let is_limited = |limit: Option<i64>| limit.is_some_and(|limit| limit > 0);
     let given = [
+        (
+            // Memory is charged to whoever owns the address space.
+            memory.is_some_and(|memory| is_limited(memory.limit()) || is_limited(memory.swap())),
+            "a limit of memory",
+        ),
         (
             process.oom_score_adj().is_some_and(|score| score != 0),
             "an out-of-memory score",
@@ -139,7 +147,8 @@ fn has_listener(policy: &LinuxSeccomp) -> bool {
 mod tests {
     use super::*;
     use libcontainer::oci_spec::runtime::{
-        Capabilities, Capability, LinuxCapabilities, LinuxNamespace, PosixRlimitBuilder,
+        Capabilities, Capability, LinuxCapabilities, LinuxMemory, LinuxNamespace, LinuxResources,
+        PosixRlimitBuilder,
     };
     use std::path::PathBuf;
 
@@ -224,6 +233,23 @@ mod tests {
             });
             assert!(obstacle(&spec).is_some());
         }
+    }
+
+    #[test]
+    fn limits_of_memory_keep_apart() {
+        let limited = |limit: i64| {
+            let mut memory = LinuxMemory::default();
+            memory.set_limit(Some(limit));
+            let mut resources = LinuxResources::default();
+            resources.set_memory(Some(memory));
+            let mut spec = changed(|_| ());
+            let linux = spec.linux_mut().as_mut().unwrap();
+            linux.set_resources(Some(resources));
+            spec
+        };
+        assert!(obstacle(&limited(64 << 20)).is_some());
+        assert_eq!(obstacle(&limited(-1)), None);
+        assert_eq!(obstacle(&limited(0)), None);
     }
 
     #[test]
