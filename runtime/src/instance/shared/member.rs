@@ -31,6 +31,9 @@ enum Phase {
     Ending,
 }
 
+/// The parts of a status that matter: not whether there was a core dump.
+const STATUS_BITS: i32 = 0xff7f;
+
 /// What the creating process has told after the container was built.
 #[derive(Debug)]
 pub struct Enrollment {
@@ -226,7 +229,9 @@ impl Member {
         }
         self.phase = Phase::Ending;
         let wait_status = record.wait_status.load(Ordering::Relaxed);
-        self.tell(ToAnchor::Ended { wait_status });
+        self.tell(ToAnchor::Ended {
+            wait_status: wait_status & STATUS_BITS,
+        });
         if self.anchor_is_gone || self.link.is_none() {
             vkernel.let_go(self.home.container);
         }
@@ -256,9 +261,8 @@ impl Member {
     /// The home task has been reaped: nothing of the container may be left.
     pub fn bury(mut self, wait_status: i32, vkernel: &SharedVkernel) {
         if self.phase != Phase::Ending && !self.anchor_is_gone {
-            // The core dump flag is not the container's business any more.
             self.tell(ToAnchor::Ended {
-                wait_status: wait_status & 0xff7f,
+                wait_status: wait_status & STATUS_BITS,
             });
         }
         if self.pid_namespace == PidNamespace::Joined {
