@@ -13,7 +13,8 @@
 pub mod anchor;
 pub mod boot;
 pub mod layout;
+pub mod network;
 pub mod record;
 
 /// Checked by both sides at start; they are built together, so a mismatch is a build error.
-pub const CONTRACT_VERSION: u32 = 3;
+pub const CONTRACT_VERSION: u32 = 4;

@@ -5,6 +5,7 @@
 //! `process_vm_readv(2)` and must believe nothing in it, since container code may have written it.
 
 use crate::layout::{CONTAINERS_MAX, PROCESSES_MAX};
+use crate::network::NetworkRecord;
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
 
 pub const HEAP_MAGIC: u64 = u64::from_le_bytes(*b"PEGASUS1");
@@ -39,6 +40,8 @@ pub struct HeapHeader {
     pub auxv: [[AtomicU64; 2]; AUXV_LEN],
     pub containers: [ContainerRecord; CONTAINERS_MAX],
     pub processes: [ProcessRecord; PROCESSES_MAX],
+    /// By index of the container's record.
+    pub networks: [NetworkRecord; CONTAINERS_MAX],
 }
 
 /// Life of a [`ContainerRecord`]; only ever moves down this list, then back to `Free`.
