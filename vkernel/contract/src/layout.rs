@@ -3,7 +3,7 @@
 //! ```text
 //! 0x0000_0000_1000 … 0x2010_0000_0000   low window: non-PIE programs, MAP_32BIT (one owner)
 //! 0x2010_0000_0000 … 0x2011_0000_0000   the vkernel image (text, read-only data, private data)
-//! 0x2011_0000_0000 … 0x2200_0000_0000   the shared heap: header, then one arena per process
+//! 0x2011_0000_0000 … 0x2200_0000_0000   the shared heap: header, one arena per process, pools
 //! 0x2800_0000_0000 … 0x5400_0000_0000   slots  0 … 21
 //! 0x5400_0000_0000 … 0x5800_0000_0000   left to the kernel: brk of the control process
 //! 0x5800_0000_0000 … 0x7800_0000_0000   slots 22 … 37
@@ -34,8 +34,38 @@ pub const ARENA_BASE: usize = HEAP_BASE + HEAP_HEADER_LEN;
 /// is ever held by a task outside that process.
 pub const ARENA_LEN: usize = 1 << 30;
 pub const PROCESSES_MAX: usize = 1024;
+/// Pools of sockets, connections and epoll sets: see [`crate::socket`].
+pub const POOLS_BASE: usize = ARENA_BASE + ARENA_LEN * PROCESSES_MAX;
+pub const POOLS_HEADER_LEN: usize = 2 << 20;
+pub const SOCKETS_BASE: usize = POOLS_BASE + POOLS_HEADER_LEN;
+pub const SOCKETS_MAX: usize = 512 << 10;
+pub const SOCKET_LEN: usize = 192;
+pub const CONNECTIONS_BASE: usize = SOCKETS_BASE + SOCKETS_MAX * SOCKET_LEN;
+pub const CONNECTIONS_MAX: usize = 256 << 10;
+pub const CONNECTION_LEN: usize = 4096;
+/// What a direction of a connection gets when its inline store is too small.
+pub const BUFFERS_BASE: usize = CONNECTIONS_BASE + CONNECTIONS_MAX * CONNECTION_LEN;
+pub const BUFFERS_MAX: usize = 16 << 10;
+pub const BUFFER_LEN: usize = 256 << 10;
+pub const ITEMS_BASE: usize = BUFFERS_BASE + BUFFERS_MAX * BUFFER_LEN;
+pub const ITEMS_MAX: usize = 1 << 20;
+pub const ITEM_LEN: usize = 64;
+pub const SETS_BASE: usize = ITEMS_BASE + ITEMS_MAX * ITEM_LEN;
+pub const SETS_MAX: usize = 64 << 10;
+pub const SET_LEN: usize = 64;
+/// The directory of sockets that look for their peer.
+pub const DIRECTORY_BASE: usize = SETS_BASE + SETS_MAX * SET_LEN;
+pub const DIRECTORY_BUCKETS: usize = 128 << 10;
+pub const BUCKET_LEN_BYTES: usize = 64;
+/// One table of descriptors per process record.
+pub const DESCRIPTORS_BASE: usize = DIRECTORY_BASE + DIRECTORY_BUCKETS * BUCKET_LEN_BYTES;
+/// Descriptors from this number on are always Linux's alone (`fs.nr_open` is as much by default).
+pub const DESCRIPTORS_MAX: usize = 1 << 20;
+pub const DESCRIPTOR_TABLE_LEN: usize = DESCRIPTORS_MAX * 4;
+pub const POOLS_END: usize = DESCRIPTORS_BASE + DESCRIPTOR_TABLE_LEN * PROCESSES_MAX;
+
 /// Length of the memfd behind the heap. It is sparse: untouched pages cost nothing.
-pub const HEAP_LEN: usize = HEAP_HEADER_LEN + ARENA_LEN * PROCESSES_MAX;
+pub const HEAP_LEN: usize = POOLS_END - HEAP_BASE;
 
 /// Arenas in private memory, for the processes that find no record: two for each slot, because a process that lives in
 /// one makes its child's in the other.
@@ -50,6 +80,7 @@ const SLOTS_LOW_BASE: usize = 0x2800_0000_0000;
 const SLOTS_LOW_COUNT: usize = 22;
 const SLOTS_HIGH_BASE: usize = 0x5800_0000_0000;
 
+const _: () = assert!(HEAP_LEN.is_multiple_of(1 << 20));
 const _: () = assert!(PRIVATE_ARENAS_END <= VKERNEL_END);
 const _: () = assert!(IMAGE_BASE + IMAGE_LEN_MAX <= HEAP_BASE);
 const _: () = assert!(SLOTS_LOW_BASE + SLOTS_LOW_COUNT * SLOT_LEN == 0x5400_0000_0000);
@@ -64,6 +95,11 @@ pub const fn slot_base(index: usize) -> Option<usize> {
     } else {
         None
     }
+}
+
+/// First address of the descriptor table of process record `index`.
+pub const fn descriptors_base(index: usize) -> usize {
+    DESCRIPTORS_BASE + index * DESCRIPTOR_TABLE_LEN
 }
 
 /// First address of the arena of process record `index`.

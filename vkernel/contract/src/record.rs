@@ -111,7 +111,8 @@ pub struct ProcessRecord {
     pub lender: AtomicU32,
     /// How many processes live in the arena of this one.
     pub lent: AtomicU32,
-    pub _pad: AtomicU32,
+    /// Entries of the process's descriptor table from this one on have never been used.
+    pub descriptors_high: AtomicU32,
     /// Number of calls recorded since tracing began; entry `n % TRACE_LEN` is the n-th.
     pub trace_head: AtomicU64,
     /// Sites rewritten so far, and sites found impossible to rewrite.

@@ -312,3 +312,9 @@ pub unsafe fn execveat(dir: usize, path: usize, argv: usize, envp: usize, flags:
     // SAFETY: the caller's promise.
     unsafe { call(nr::EXECVEAT, [dir, path, argv, envp, flags, 0]) }
 }
+
+/// sched_yield(2).
+pub fn yield_now() {
+    // SAFETY: no memory is touched.
+    let _ = unsafe { call1(nr::SCHED_YIELD, 0) };
+}
