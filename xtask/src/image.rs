@@ -39,7 +39,9 @@ const SERVERS: Derived = Derived {
     packages: &[
         "busybox-static",
         "caddy",
+        "haproxy",
         "iproute2",
+        "libmemcached-tools",
         "memcached",
         "musl",
         "nginx-light",
@@ -47,6 +49,7 @@ const SERVERS: Derived = Derived {
         "python3",
         "redis-server",
         "redis-tools",
+        "wrk",
     ],
 };
 

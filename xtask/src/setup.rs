@@ -78,6 +78,9 @@ pub const EVERYTHING: &[Need] = &[
     program("go", "golang-go"),
 ];
 
+/// A second runtime for the measurements to compare with, where Debian has it.
+pub const GVISOR: &[Need] = &[program("runsc", "runsc")];
+
 /// Installs what is missing of `needs`.
 pub fn run(needs: &[Need]) -> Result<()> {
     let step = Step::begin("system packages");
