@@ -1,5 +1,6 @@
 //! What is measured: the rows of the project's table of least results.
 
+use super::heap;
 use super::report::Figure;
 use anyhow::{Context as _, Result, ensure};
 use pegasus_tests::harness::container::Container;
@@ -80,6 +81,16 @@ pub const ABSOLUTE: &[Absolute] = &[
         name: "CPU of an idle shared instance",
         slug: "idle",
         measure: idle,
+    },
+    Absolute {
+        name: "shared heap of an idle connection, nothing ever sent",
+        slug: "heap-silent",
+        measure: heap::silent,
+    },
+    Absolute {
+        name: "shared heap of an idle connection, after one exchange",
+        slug: "heap-used",
+        measure: heap::used_once,
     },
 ];
 
