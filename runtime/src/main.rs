@@ -8,6 +8,7 @@
 mod anchor;
 mod cli;
 mod clock;
+mod configuration;
 mod container;
 mod elf;
 mod error;
@@ -16,6 +17,7 @@ mod fusion;
 mod group;
 mod instance;
 mod logging;
+mod network;
 mod placement;
 mod seccomp;
 mod self_copy;

@@ -23,6 +23,7 @@ pub fn run(context: &Context, arguments: &liboci_cli::Create) -> Outcome {
         },
         cgroups: context.cgroups,
         afterwards: Afterwards::Exit,
+        configuration: context.configuration()?,
     };
     create::create(&context.root, &context.policy, &request)?;
     Ok(0)

@@ -7,13 +7,14 @@ use crate::container::find::{FindError, find};
 use crate::container::main_process::MainProcess;
 use crate::container::processes::{self, PlacedProcess, ProcessesError};
 use crate::container::root::{Root, RootError};
-use crate::instance::heap_view::{Access, HeapView, HeapViewError};
+use crate::instance::heap_view::{Access, AddressView, HeapView, HeapViewError};
 use crate::sys;
 use clap::{Args, ValueEnum};
 use libcontainer::container::{Container, ContainerStatus};
 use nix::unistd::Pid;
 use pegasus_contract::boot::InstanceKind;
 use serde::Serialize;
+use std::net::IpAddr;
 
 /// Show the instance, placement and counters of a container
 #[derive(Debug, Args)]
@@ -65,7 +66,17 @@ struct Answer {
     reason: Option<String>,
     /// Containers whose first process has the same address space, by kcmp(2).
     shares_address_space_with: Vec<String>,
+    /// As its neighbours in a shared instance know them.
+    addresses: Vec<AddressAnswer>,
     processes: Vec<ProcessAnswer>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AddressAnswer {
+    address: IpAddr,
+    /// Index, on the host, of the bridge that it is behind.
+    bridge: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -122,6 +133,10 @@ fn inspect(root: &Root, id: &str) -> Result<Answer, InspectError> {
         Some(_) => processes::of(&container, heap.as_ref(), facts.as_ref())?,
         None => Vec::new(),
     };
+    let addresses = match &heap {
+        Some(heap) => addresses(heap, id)?,
+        None => Vec::new(),
+    };
     // What is true now comes before what was decided.
     let first = processes.iter().find(|process| Some(process.pid) == pid);
     let decided = facts
@@ -149,6 +164,7 @@ fn inspect(root: &Root, id: &str) -> Result<Answer, InspectError> {
         placement,
         reason,
         shares_address_space_with: pid.map_or_else(Vec::new, |pid| sharers(root, &container, pid)),
+        addresses: addresses.into_iter().map(address_answer).collect(),
         processes: processes.into_iter().map(answer_for).collect(),
     })
 }
@@ -166,6 +182,29 @@ fn sharers(root: &Root, container: &Container, pid: Pid) -> Vec<String> {
             })
     });
     ids
+}
+
+fn addresses(heap: &HeapView, id: &str) -> Result<Vec<AddressView>, HeapViewError> {
+    match heap.container(id)? {
+        Some(index) => heap.addresses(index),
+        None => Ok(Vec::new()),
+    }
+}
+
+fn address_answer(view: AddressView) -> AddressAnswer {
+    AddressAnswer {
+        address: view.address,
+        bridge: view.bridge,
+    }
+}
+
+impl std::fmt::Display for AddressAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.bridge {
+            Some(bridge) => write!(f, "{} (bridge {bridge})", self.address),
+            None => write!(f, "{}", self.address),
+        }
+    }
 }
 
 fn answer_for(process: PlacedProcess) -> ProcessAnswer {
@@ -192,6 +231,8 @@ fn print_text(answer: &Answer) -> Result<(), OutputError> {
     let number = |pid: Option<i32>| pid.map_or_else(|| "none".to_owned(), |pid| pid.to_string());
     let or_none = |text: Option<&str>| text.unwrap_or("none").to_owned();
     let sharers = answer.shares_address_space_with.join(", ");
+    let addresses: Vec<_> = answer.addresses.iter().map(ToString::to_string).collect();
+    let addresses = addresses.join(", ");
     let rows = [
         ["container", &answer.id],
         ["status", &answer.status],
@@ -219,6 +260,14 @@ fn print_text(answer: &Answer) -> Result<(), OutputError> {
                 "nobody"
             } else {
                 &sharers
+            },
+        ],
+        [
+            "addresses",
+            if addresses.is_empty() {
+                "none known"
+            } else {
+                &addresses
             },
         ],
     ];

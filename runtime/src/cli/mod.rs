@@ -28,6 +28,7 @@ mod trace;
 mod uninstall;
 mod update;
 
+use crate::configuration::{Configuration, ConfigurationError};
 use crate::container::create::Cgroups;
 use crate::container::find::RootNamed;
 use crate::container::root::Root;
@@ -79,7 +80,7 @@ struct GlobalOptions {
     /// How containers of a group are kept apart
     #[arg(long, value_enum, default_value_t = IsolationChoice::Auto)]
     isolation: IsolationChoice,
-    /// Configuration file (accepted for later; it must be readable)
+    /// Configuration file (default: /etc/pegasus/config.toml, if it exists)
     #[arg(long)]
     config: Option<PathBuf>,
     /// Path of criu (accepted for compatibility)
@@ -122,6 +123,15 @@ pub struct Context {
     pub root_named: RootNamed,
     pub policy: Policy,
     pub cgroups: Cgroups,
+    /// What `--config` says.
+    pub configuration_file: Option<PathBuf>,
+}
+
+impl Context {
+    /// Read by those that need it, lest a mistake in the file keep containers from being ended.
+    fn configuration(&self) -> Result<Configuration, ConfigurationError> {
+        Configuration::load(self.configuration_file.as_deref())
+    }
 }
 
 /// The status a successful command exits with: that of the container's process, where it waited.
@@ -131,11 +141,8 @@ pub type Outcome = Result<u8, CommandError>;
 pub enum CommandError {
     #[error(transparent)]
     Log(#[from] LogError),
-    #[error("cannot read the configuration file {path:?} given with --config")]
-    Configuration {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Configuration(#[from] ConfigurationError),
     #[error(transparent)]
     SelfCopy(#[from] SelfCopyError),
     #[error(transparent)]
@@ -261,7 +268,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 
 fn run(line: CommandLine) -> Outcome {
     if let Some(path) = &line.global.config {
-        std::fs::File::open(path).map_err(|source| CommandError::Configuration {
+        std::fs::File::open(path).map_err(|source| ConfigurationError::Read {
             path: path.clone(),
             source,
         })?;
@@ -288,6 +295,7 @@ fn run(line: CommandLine) -> Outcome {
         } else {
             Cgroups::FileSystem
         },
+        configuration_file: line.global.config,
     };
     match &line.command {
         Command::Create(arguments) => create::run(&context, arguments),

@@ -52,6 +52,7 @@ pub fn run(context: &Context, arguments: &liboci_cli::Run) -> Outcome {
         } else {
             Afterwards::GoOn
         },
+        configuration: context.configuration()?,
     };
     let container = create::create(&context.root, &context.policy, &request)?;
     if let Err(error) = start::start(&context.root, &arguments.container_id) {

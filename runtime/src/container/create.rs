@@ -8,6 +8,7 @@ use super::facts::{Facts, FactsError, Isolation, Placement, SharedFacts};
 use super::fused::{self, FusedError, Place};
 use super::hierarchies::{Afterwards, Hierarchies, Joined};
 use super::root::{Root, RootError};
+use crate::configuration::Configuration;
 use crate::error::chain;
 use crate::executor::Role;
 use crate::executor::confinement::Confinement;
@@ -65,6 +66,7 @@ pub struct CreateRequest<'a> {
     pub keyring: Keyring,
     pub cgroups: Cgroups,
     pub afterwards: Afterwards,
+    pub configuration: Configuration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -61,6 +61,7 @@ pub struct Place {
 pub struct PlannedSeat {
     seat: Seat,
     plan: JoinPlan,
+    bridge_fastpath: bool,
 }
 
 /// Gets a home task, and what is to be built around it.
@@ -92,7 +93,11 @@ pub fn take_place(
             path: bundle.path.clone(),
             spec,
         },
-        seat: PlannedSeat { seat, plan },
+        seat: PlannedSeat {
+            seat,
+            plan,
+            bridge_fastpath: request.configuration.bridge_fastpath,
+        },
         link,
         letter,
         code,
@@ -148,7 +153,8 @@ impl PlannedSeat {
         let anchor = container.pid().ok_or(FusedError::NoProcess)?;
         let home = Pid::from_raw(self.seat.spawned.home_pid);
         let procs = cgroup::enroll(home, anchor)?;
-        self.seat.enroll(&self.plan, anchor, procs)?;
+        self.seat
+            .enroll(&self.plan, anchor, procs, self.bridge_fastpath)?;
         hide(anchor);
         Ok(SharedFacts {
             instance_pid: self.seat.spawned.instance_pid,

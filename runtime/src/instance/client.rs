@@ -107,12 +107,16 @@ impl Seat {
         plan: &JoinPlan,
         anchor: Pid,
         cgroup_procs: Option<PathBuf>,
+        bridge_fastpath: bool,
     ) -> Result<(), ClientError> {
         let plan = letter::write(plan)?;
         let anchor = pidfd::open(anchor).map_err(ClientError::Watch)?;
         let descriptors = [plan.as_fd(), anchor.as_fd()];
         self.conversation.send(
-            &Request::Enroll { cgroup_procs },
+            &Request::Enroll {
+                cgroup_procs,
+                bridge_fastpath,
+            },
             &descriptors,
             Patience::Wait,
         )?;

@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 use pegasus_contract::CONTRACT_VERSION;
 use pegasus_contract::boot::InstanceKind;
 use pegasus_contract::layout::{CONTAINERS_MAX, HEAP_BASE, PROCESSES_MAX};
+use pegasus_contract::network::{NETWORK_ADDRESSES_MAX, NetworkAddress, NetworkRecord};
 use pegasus_contract::record::{
     CALLS_COUNTED, COUNTER_SHARDS, ContainerRecord, CounterShard, EXE_LEN, HEAP_MAGIC, HeapHeader,
     ID_LEN, ProcessRecord, ProcessState, REASON_LEN, TRACE_LEN, TraceEntry,
@@ -16,6 +17,7 @@ use pegasus_contract::record::{
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem::offset_of;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::unix::fs::FileExt;
 
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +62,14 @@ pub struct ProcessView {
     pub exe: String,
     /// Why it left the vkernel, if it did.
     pub native_reason: String,
+}
+
+/// An address of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AddressView {
+    pub address: IpAddr,
+    /// Of the bridge that it is behind.
+    pub bridge: Option<u64>,
 }
 
 /// Sums over the shards of a process.
@@ -126,6 +136,29 @@ impl HeapView {
             }
         }
         Ok(None)
+    }
+
+    /// What the record of container `index` says about its addresses.
+    pub fn addresses(&self, index: usize) -> Result<Vec<AddressView>, HeapViewError> {
+        let record = offset_of!(HeapHeader, networks) + index * size_of::<NetworkRecord>();
+        if self.u64_at(record + offset_of!(NetworkRecord, netns_cookie))? == 0 {
+            return Ok(Vec::new());
+        }
+        let len = self.u32_at(record + offset_of!(NetworkRecord, addresses_len))? as usize;
+        let places = (0..len.min(NETWORK_ADDRESSES_MAX)).map(|place| {
+            record + offset_of!(NetworkRecord, addresses) + place * size_of::<NetworkAddress>()
+        });
+        places.map(|place| self.address_at(place)).collect()
+    }
+
+    fn address_at(&self, place: usize) -> Result<AddressView, HeapViewError> {
+        let mut bytes = [0; 16];
+        self.read(place + offset_of!(NetworkAddress, address), &mut bytes)?;
+        let bridge = self.u64_at(place + offset_of!(NetworkAddress, bridge))?;
+        Ok(AddressView {
+            address: Ipv6Addr::from(bytes).to_canonical(),
+            bridge: Some(bridge).filter(|bridge| *bridge != 0),
+        })
     }
 
     /// All processes in the vkernel's table.

@@ -46,6 +46,8 @@ pub enum Request {
     Enroll {
         /// Where every process of the container can be found, if they outlive its first one.
         cgroup_procs: Option<PathBuf>,
+        /// Whether to find out which bridges its interfaces are on.
+        bridge_fastpath: bool,
     },
     /// End a container, if it still exists, and answer when nothing of it is left.
     Remove { container: ContainerName },
@@ -136,7 +138,7 @@ impl Message for Request {
             Request::Spawn { container, .. } | Request::Remove { container } => {
                 container.directory.is_absolute() && !container.id.contains('\0')
             }
-            Request::Enroll { cgroup_procs } => {
+            Request::Enroll { cgroup_procs, .. } => {
                 cgroup_procs.as_ref().is_none_or(|path| path.is_absolute())
             }
         }

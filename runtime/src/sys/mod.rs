@@ -16,5 +16,6 @@ pub mod process;
 pub mod seccomp;
 pub mod shared_vkernel;
 pub mod signals;
+pub mod socket;
 pub mod terminal;
 pub mod vkernel;

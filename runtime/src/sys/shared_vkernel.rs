@@ -5,11 +5,13 @@ use super::futex;
 use super::vkernel::{Vkernel, check, pointers};
 use crate::anchor::plan::JoinPlan;
 use crate::anchor::program::Program;
+use crate::network;
 use nix::errno::Errno;
 use nix::sys::mman::{MmapAdvise, madvise, munmap};
 use nix::unistd::Pid;
 use pegasus_contract::boot::{self, Operation, ReleaseHomeArgs, SpawnHomeArgs};
 use pegasus_contract::layout::{ARENA_LEN, HEAP_BASE, SLOT_LEN, SLOTS_MAX, arena_base, slot_base};
+use pegasus_contract::network::NetworkRecord;
 use pegasus_contract::record::{
     ContainerRecord, ContainerState, HeapHeader, ProcessRecord, ProcessState,
 };
@@ -74,6 +76,10 @@ impl SharedVkernel {
 
     pub fn container(&self, index: usize) -> &'static ContainerRecord {
         &self.header().containers[index]
+    }
+
+    pub fn network(&self, container: usize) -> &'static NetworkRecord {
+        &self.header().networks[container]
     }
 
     /// Clones a home task. It dies with the calling thread.
@@ -164,6 +170,7 @@ impl SharedVkernel {
                     .store(ProcessState::Free as u32, Ordering::Release);
             }
         }
+        network::record::clear(self.network(home.container));
         header.slots.fetch_and(!(1 << home.slot), Ordering::AcqRel);
         self.container(home.container)
             .state

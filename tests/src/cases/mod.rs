@@ -11,6 +11,7 @@ mod fusion;
 mod hello;
 mod leaks;
 mod lifecycle;
+mod local_bridge;
 mod network;
 mod options;
 mod privilege;
@@ -31,6 +32,7 @@ pub fn all() -> Vec<Case> {
         broken_files::cases(),
         lifecycle::cases(),
         network::cases(),
+        local_bridge::cases(),
         servers::cases(),
         privilege::cases(),
         escapes::cases(),

@@ -12,6 +12,7 @@ use crate::anchor::program::Program;
 use crate::instance::channel::{Channel, ChannelError, Patience, Received};
 use crate::instance::letter;
 use crate::instance::message::{ContainerName, FromAnchor, PidNamespace, ToAnchor};
+use crate::network;
 use crate::sys::pidfd;
 use crate::sys::process::kill;
 use crate::sys::shared_vkernel::{Home, JoinDescriptors, ReleaseError, SharedVkernel};
@@ -22,6 +23,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -40,6 +42,7 @@ pub struct Enrollment {
     pub plan: JoinPlan,
     pub anchor: OwnedFd,
     pub cgroup_procs: Option<PathBuf>,
+    pub bridge_fastpath: bool,
 }
 
 /// How the start of a member's program went.
@@ -60,6 +63,7 @@ pub struct Member {
     link: Option<Channel>,
     enrollment: Option<Enrollment>,
     anchor_is_gone: bool,
+    tenure: Tenure,
 }
 
 /// A descriptor of a member that is waited for.
@@ -87,6 +91,7 @@ impl Member {
             link: Some(link),
             enrollment: None,
             anchor_is_gone: false,
+            tenure: Tenure::default(),
         }
     }
 
@@ -187,6 +192,8 @@ impl Member {
             program,
             anchor,
             inherited: descriptors,
+            bridge_fastpath: enrollment.bridge_fastpath,
+            tenure: self.tenure.clone(),
         };
         self.phase = Phase::Starting;
         Some(start)
@@ -268,6 +275,7 @@ impl Member {
         if self.pid_namespace == PidNamespace::Joined {
             self.kill_others();
         }
+        self.tenure.end();
         vkernel.reclaim(&self.home);
     }
 
@@ -307,6 +315,26 @@ impl Member {
     }
 }
 
+/// How long the records in the heap belong to a member; for a thread that may outlive it.
+#[derive(Debug, Clone, Default)]
+struct Tenure {
+    is_over: Arc<Mutex<bool>>,
+}
+
+impl Tenure {
+    fn end(&self) {
+        *self.is_over.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    /// Runs `work`, which must be short, unless the member is gone.
+    fn while_it_lasts(&self, work: impl FnOnce()) {
+        let is_over = self.is_over.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*is_over {
+            work();
+        }
+    }
+}
+
 /// Everything that starting a program takes. Joining and loading may take as long as the container's
 /// file systems do, so it happens in a thread of its own.
 #[derive(Debug)]
@@ -316,6 +344,8 @@ pub struct Start {
     program: Program,
     anchor: OwnedFd,
     inherited: Vec<OwnedFd>,
+    bridge_fastpath: bool,
+    tenure: Tenure,
 }
 
 impl Start {
@@ -327,6 +357,9 @@ impl Start {
         doorbell: Doorbell,
     ) -> Result<(), std::io::Error> {
         let work = move || {
+            if self.bridge_fastpath {
+                self.find_bridges(&vkernel);
+            }
             let descriptors = JoinDescriptors {
                 anchor: self.anchor.as_fd(),
                 inherited: self.inherited.iter().map(AsFd::as_fd).collect(),
@@ -341,5 +374,18 @@ impl Start {
             .name("start".to_owned())
             .spawn(work)
             .map(drop)
+    }
+
+    /// Leaves in the heap what can be found out about the container's network. Without it, everything works as well.
+    fn find_bridges(&self, vkernel: &SharedVkernel) {
+        match network::survey(self.anchor.as_fd()) {
+            Ok(network) => self.tenure.while_it_lasts(|| {
+                network::record::write(vkernel.network(self.container), &network);
+            }),
+            Err(error) => {
+                let reason = crate::error::chain(&error);
+                tracing::debug!("container record {}: no bridges: {reason}", self.container);
+            }
+        }
     }
 }

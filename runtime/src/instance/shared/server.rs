@@ -266,7 +266,10 @@ impl Server {
                 keyring,
                 pid_namespace,
             } => self.spawn(key, &version, container, keyring, pid_namespace, fds),
-            Request::Enroll { cgroup_procs } => self.enroll(key, cgroup_procs, fds),
+            Request::Enroll {
+                cgroup_procs,
+                bridge_fastpath,
+            } => self.enroll(key, cgroup_procs, bridge_fastpath, fds),
             Request::Remove { container } => return self.remove(key, container),
         };
         Some(answered.unwrap_or_else(|reason| {
@@ -325,6 +328,7 @@ impl Server {
         &mut self,
         key: u64,
         cgroup_procs: Option<PathBuf>,
+        bridge_fastpath: bool,
         fds: Vec<OwnedFd>,
     ) -> Result<Answer, String> {
         let spawned = self.connections.get(&key).and_then(|c| c.spawned);
@@ -338,6 +342,7 @@ impl Server {
             plan: letter::read(plan).map_err(|error| chain(&error))?,
             anchor,
             cgroup_procs,
+            bridge_fastpath,
         });
         Ok(Answer::Enrolled)
     }
