@@ -4,12 +4,12 @@
 //! holder, so that it can be taken over when the holder has been killed: what it guards (one side of a
 //! [`Ring`](crate::Ring)) is right at every instruction.
 
-use crate::atomic::{AtomicU32, Ordering, spin_loop, yield_now};
+use crate::atomic::{AtomicU32, Ordering, constructor, spin_loop, yield_now};
 
 const FREE: u32 = 0;
-const SPINS_MAX: u32 = 200;
+const SPINS_MAX: u32 = if cfg!(loom) { 1 } else { 200 };
 /// Every so many yields the holder is asked for.
-const YIELDS_BEFORE_LOOK: u32 = 64;
+const YIELDS_BEFORE_LOOK: u32 = if cfg!(loom) { 1 } else { 64 };
 
 /// Names its holder, a number that is not 0.
 #[derive(Debug)]
@@ -17,8 +17,10 @@ const YIELDS_BEFORE_LOOK: u32 = 64;
 pub struct Claim(AtomicU32);
 
 impl Claim {
-    pub const fn new() -> Self {
-        Self(AtomicU32::new(FREE))
+    constructor! {
+        pub fn new() -> Self {
+            Self(AtomicU32::new(FREE))
+        }
     }
 
     /// Takes the claim for `holder`, at once or not at all.
@@ -29,6 +31,10 @@ impl Claim {
     }
 
     /// Takes the claim for `holder`, when its present holder gives it back or `is_gone`.
+    ///
+    /// What `is_gone` learns of a holder's end must come after all that it wrote (the kernel's word does). It is also asked
+    /// about a dead holder of the caller's own number. A number must not be given to another task between `is_gone`'s
+    /// answer and the end of the call: then the claim would be taken from that one.
     pub fn take(&self, holder: u32, is_gone: impl Fn(u32) -> bool) {
         let mut yields = 0;
         while !self.try_take(holder) {

@@ -21,7 +21,7 @@
 //! consumer only, after it has copied the bytes out (Release). `buffer` and `buffer_from` are written by the producer before
 //! the `tail` that makes their first byte readable. Each side must be one task at a time: see [`Claim`](crate::Claim).
 
-use crate::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::atomic::{AtomicU32, AtomicU64, Ordering, constructor};
 
 /// What is read from the ring cannot be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,10 @@ pub trait Stores {
 }
 
 /// After so many small writes in a row that found the ring empty, its buffer is given back.
-const SMALL_WRITES_MAX: u32 = 64;
+const SMALL_WRITES_MAX: u32 = if cfg!(loom) { 1 } else { 64 };
+
+/// So often a task that is neither side tries to see both sides at one moment.
+const LOOKS_MAX: usize = 8;
 
 /// The shared part.
 #[derive(Debug)]
@@ -69,15 +72,17 @@ pub struct Stretch {
 }
 
 impl Ring {
-    pub const fn new() -> Self {
-        Self {
-            tail: AtomicU64::new(0),
-            buffer_from: AtomicU64::new(0),
-            buffer: AtomicU32::new(0),
-            small_writes: AtomicU32::new(0),
-            _pad0: [0; 5],
-            head: AtomicU64::new(0),
-            _pad1: [0; 7],
+    constructor! {
+        pub fn new() -> Self {
+            Self {
+                tail: AtomicU64::new(0),
+                buffer_from: AtomicU64::new(0),
+                buffer: AtomicU32::new(0),
+                small_writes: AtomicU32::new(0),
+                _pad0: [0; 5],
+                head: AtomicU64::new(0),
+                _pad1: [0; 7],
+            }
         }
     }
 
@@ -90,15 +95,26 @@ impl Ring {
         self.head.store(0, Ordering::Relaxed);
     }
 
-    /// Bytes that the consumer can read, as far as the ring can be believed: for showing, and for deciding to look.
+    /// Bytes that the consumer can read, as far as the ring can be believed: for showing, and for deciding to look. Any
+    /// task may ask.
     pub fn len(&self) -> usize {
-        let head = self.head.load(Ordering::Acquire);
+        let mut head = self.head.load(Ordering::Acquire);
+        for _ in 1..LOOKS_MAX {
+            let tail = self.tail.load(Ordering::Acquire);
+            let head_after = self.head.load(Ordering::Acquire);
+            if head == head_after {
+                return tail.saturating_sub(head) as usize;
+            }
+            head = head_after;
+        }
         self.tail.load(Ordering::Acquire).saturating_sub(head) as usize
     }
 
-    /// Whether there is nothing to read.
+    /// Whether there is nothing to read. Any task may ask: "yes" was so at one moment during the call.
     pub fn is_empty(&self) -> bool {
-        self.tail.load(Ordering::Acquire) == self.head.load(Ordering::Acquire)
+        // In this order: a tail that is no further than an older head was not ahead of the head either.
+        let head = self.head.load(Ordering::Acquire);
+        self.tail.load(Ordering::Acquire) == head
     }
 
     /// Bytes ever written.
@@ -111,18 +127,26 @@ impl Ring {
         self.head.load(Ordering::Acquire)
     }
 
-    /// Bytes that the producer could write now without another buffer.
+    /// Bytes that the producer could write now without another buffer. Any task may ask; one that is not the producer
+    /// may get 1 while the ring changes all the time.
     pub fn room<S: Stores>(&self, stores: &S) -> Result<usize, Corrupt> {
-        let head = self.head.load(Ordering::Acquire);
-        let tail = self.tail.load(Ordering::Acquire);
-        let (from, used) = match self.attached() {
-            Some((_, from)) => (S::BUFFER_LEN, tail.wrapping_sub(head.max(from))),
-            None => (stores.inline().1, tail.wrapping_sub(head)),
-        };
-        if head > tail || used > from as u64 {
-            return Err(Corrupt);
+        let mut written = self.written_part();
+        for _ in 0..LOOKS_MAX {
+            let head = self.head.load(Ordering::Acquire);
+            let written_after = self.written_part();
+            if written == written_after {
+                let (tail, attached) = written;
+                return room_between(stores, head, tail, attached);
+            }
+            written = written_after;
         }
-        Ok(from - used as usize)
+        Ok(1)
+    }
+
+    /// What the producer decides: the tail, and the buffer.
+    fn written_part(&self) -> (u64, Option<(u32, u64)>) {
+        let tail = self.tail.load(Ordering::Acquire);
+        (tail, self.attached())
     }
 
     /// Whether the ring has a buffer.
@@ -143,35 +167,31 @@ impl Ring {
         want: usize,
         mut copy: impl FnMut(Stretch) -> usize,
     ) -> Result<usize, Corrupt> {
+        if want == 0 {
+            return Ok(0);
+        }
         let mut done = 0;
         self.choose_store(stores, want)?;
+        // No ring takes more at once: an enemy who moves the head along must not keep us here.
+        let want = want.min(S::BUFFER_LEN.max(stores.inline().1));
         let mut tail = self.tail.load(Ordering::Relaxed);
         while done < want {
-            let room = self.room_at(stores, tail)?;
+            let head = self.head.load(Ordering::Acquire);
+            let room = room_between(stores, head, tail, self.attached())?;
             let Some(stretch) = self.stretch(stores, tail, room.min(want - done))? else {
                 break;
             };
             let copied = copy(stretch).min(stretch.len);
-            tail += copied as u64;
+            tail = tail.wrapping_add(copied as u64);
             done += copied;
             if copied < stretch.len {
                 break;
             }
         }
-        self.tail.store(tail, Ordering::Release);
-        Ok(done)
-    }
-
-    fn room_at<S: Stores>(&self, stores: &S, tail: u64) -> Result<usize, Corrupt> {
-        let head = self.head.load(Ordering::Acquire);
-        let (len, used) = match self.attached() {
-            Some((_, from)) => (S::BUFFER_LEN, tail.wrapping_sub(head.max(from))),
-            None => (stores.inline().1, tail.wrapping_sub(head)),
-        };
-        if head > tail || used > len as u64 {
-            return Err(Corrupt);
+        if done > 0 {
+            self.tail.store(tail, Ordering::Release);
         }
-        Ok(len - used as usize)
+        Ok(done)
     }
 
     /// Producer: attaches a buffer if `want` bytes do not fit, or gives one back that has not been needed for long.
@@ -183,8 +203,8 @@ impl Ring {
             return Err(Corrupt);
         }
         let Some((number, _)) = self.attached() else {
-            let used = (tail - head) as usize;
-            if used + want > inline_len
+            let needed = (tail - head).saturating_add(want as u64);
+            if needed > inline_len as u64
                 && let Some(number) = stores.claim_buffer()
             {
                 self.buffer_from.store(tail, Ordering::Release);
@@ -196,12 +216,17 @@ impl Ring {
             self.small_writes.store(0, Ordering::Relaxed);
             return Ok(());
         }
-        let small = self.small_writes.load(Ordering::Relaxed) + 1;
+        let small = self.small_writes.load(Ordering::Relaxed).saturating_add(1);
         self.small_writes.store(small, Ordering::Relaxed);
         if small >= SMALL_WRITES_MAX && stores.buffer(number).is_some() {
             self.small_writes.store(0, Ordering::Relaxed);
-            self.buffer.store(0, Ordering::Release);
-            stores.release_buffer(number);
+            // An exchange, so that no number is given back twice, whoever else writes here.
+            let exchanged =
+                self.buffer
+                    .compare_exchange(number + 1, 0, Ordering::AcqRel, Ordering::Relaxed);
+            if exchanged.is_ok() {
+                stores.release_buffer(number);
+            }
         }
         Ok(())
     }
@@ -226,7 +251,12 @@ impl Ring {
                 let (base, len) = stores.inline();
                 let before = attached.map_or(u64::MAX, |(_, from)| from - position);
                 let offset = (position % len as u64) as usize;
-                (base, len, offset, len_max.min(before.min(len as u64) as usize))
+                (
+                    base,
+                    len,
+                    offset,
+                    len_max.min(before.min(len as u64) as usize),
+                )
             }
         };
         let len = len_max.min(store_len - offset);
@@ -256,9 +286,11 @@ impl Ring {
         want: usize,
         copy: impl FnMut(Stretch) -> usize,
     ) -> Result<usize, Corrupt> {
-        let done = self.peek(stores, 0, want, copy)?;
-        let head = self.head.load(Ordering::Relaxed);
-        self.head.store(head + done as u64, Ordering::Release);
+        let (head, len) = self.readable(stores)?;
+        let done = self.copy_out(stores, head, want.min(len), copy)?;
+        if done > 0 {
+            self.head.store(head + done as u64, Ordering::Release);
+        }
         Ok(done)
     }
 
@@ -268,14 +300,25 @@ impl Ring {
         stores: &S,
         skip: usize,
         want: usize,
-        mut copy: impl FnMut(Stretch) -> usize,
+        copy: impl FnMut(Stretch) -> usize,
     ) -> Result<usize, Corrupt> {
         let (head, len) = self.readable(stores)?;
-        let want = want.min(len.saturating_sub(skip));
+        let skip = skip.min(len);
+        self.copy_out(stores, head + skip as u64, want.min(len - skip), copy)
+    }
+
+    /// Consumer: `len` readable bytes from `position` on.
+    fn copy_out<S: Stores>(
+        &self,
+        stores: &S,
+        position: u64,
+        len: usize,
+        mut copy: impl FnMut(Stretch) -> usize,
+    ) -> Result<usize, Corrupt> {
         let mut done = 0;
-        while done < want {
-            let position = head + (skip + done) as u64;
-            let Some(stretch) = self.stretch(stores, position, want - done)? else {
+        while done < len {
+            let from = position + done as u64;
+            let Some(stretch) = self.stretch(stores, from, len - done)? else {
                 break;
             };
             let copied = copy(stretch).min(stretch.len);
@@ -296,6 +339,23 @@ impl Ring {
             stores.release_buffer(number);
         }
     }
+}
+
+/// Bytes that can be written at `tail`.
+fn room_between<S: Stores>(
+    stores: &S,
+    head: u64,
+    tail: u64,
+    attached: Option<(u32, u64)>,
+) -> Result<usize, Corrupt> {
+    let (len, used) = match attached {
+        Some((_, from)) => (S::BUFFER_LEN, tail.wrapping_sub(head.max(from))),
+        None => (stores.inline().1, tail.wrapping_sub(head)),
+    };
+    if head > tail || used > len as u64 {
+        return Err(Corrupt);
+    }
+    Ok(len - used as usize)
 }
 
 impl Default for Ring {
