@@ -11,7 +11,7 @@ static void serve(int listener)
         char byte;
         int fd = accept(listener, NULL, NULL);
         MUST(fd >= 0);
-        if (read(fd, &byte, 1) == 1 && write(fd, &byte, 1) != 1)
+        if (recv(fd, &byte, 1, 0) == 1 && send(fd, &byte, 1, 0) != 1)
             SAY("a client left early");
         close(fd);
     }
@@ -21,9 +21,9 @@ static void request(const struct sockaddr_in *address)
 {
     char byte = 'x';
     int fd = connect_to(address);
-    MUST(write(fd, &byte, 1) == 1);
-    MUST(read(fd, &byte, 1) == 1);
-    MUST(read(fd, &byte, 1) == 0);
+    MUST(send(fd, &byte, 1, 0) == 1);
+    MUST(recv(fd, &byte, 1, 0) == 1);
+    MUST(recv(fd, &byte, 1, 0) == 0);
     close(fd);
 }
 

@@ -12,7 +12,7 @@ static void serve(int listener)
         int fd = accept(listener, NULL, NULL);
         MUST(fd >= 0);
         send_at_once(fd);
-        while (read(fd, &byte, 1) == 1 && write(fd, &byte, 1) == 1)
+        while (recv(fd, &byte, 1, 0) == 1 && send(fd, &byte, 1, 0) == 1)
             ;
         close(fd);
     }
@@ -22,8 +22,8 @@ static void round_trips(int fd, int count)
 {
     char byte = 'x';
     for (int i = 0; i < count; i++) {
-        MUST(write(fd, &byte, 1) == 1);
-        MUST(read(fd, &byte, 1) == 1);
+        MUST(send(fd, &byte, 1, 0) == 1);
+        MUST(recv(fd, &byte, 1, 0) == 1);
     }
 }
 

@@ -26,8 +26,8 @@ static void serve(int listener)
             MUST(epoll_ctl(set, EPOLL_CTL_ADD, fd, &event) == 0);
             continue;
         }
-        ssize_t len = read(fd, line, sizeof line);
-        if (len <= 0 || write(fd, line, (size_t)len) != len)
+        ssize_t len = recv(fd, line, sizeof line, 0);
+        if (len <= 0 || send(fd, line, (size_t)len, 0) != len)
             close(fd);
     }
 }
@@ -36,8 +36,8 @@ static void exchange(int fd)
 {
     static const char ping[] = "PING\r\n";
     char answer[64];
-    MUST(write(fd, ping, sizeof ping - 1) == sizeof ping - 1);
-    MUST(read(fd, answer, sizeof answer) > 0);
+    MUST(send(fd, ping, sizeof ping - 1, 0) == sizeof ping - 1);
+    MUST(recv(fd, answer, sizeof answer, 0) > 0);
 }
 
 int main(int argc, char **argv)

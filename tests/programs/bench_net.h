@@ -1,4 +1,6 @@
 // What the programs that measure share: sockets that must work, a clock, and a rate as the result.
+// They use send and recv: gVisor on the host's network answers a blocking read(2) of a socket with
+// EAGAIN, and every runtime is to run the same program.
 #ifndef BENCH_NET_H
 #define BENCH_NET_H
 

@@ -1,5 +1,5 @@
 // build: dynamic
-// Bulk data in one direction over one TCP connection, in writes of 64 KiB.
+// Bulk data in one direction over one TCP connection, in sends of 64 KiB.
 //   server PORT            reads to the end, then answers how many bytes there were
 //   client HOST PORT MS    prints bytes per second, counted by the server, up to its answer
 #include "bench_net.h"
@@ -15,10 +15,10 @@ static void serve(int listener)
         MUST(fd >= 0);
         uint64_t total = 0;
         ssize_t len;
-        while ((len = read(fd, chunk, CHUNK)) > 0)
+        while ((len = recv(fd, chunk, CHUNK, 0)) > 0)
             total += (uint64_t)len;
         MUST(len == 0);
-        MUST(write(fd, &total, sizeof total) == sizeof total);
+        MUST(send(fd, &total, sizeof total, 0) == sizeof total);
         close(fd);
     }
 }
@@ -28,7 +28,7 @@ static void measure(int fd, int64_t length_ns)
     int64_t began = now_ns();
     uint64_t sent = 0, arrived = 0;
     while (now_ns() - began < length_ns) {
-        ssize_t len = write(fd, chunk, CHUNK);
+        ssize_t len = send(fd, chunk, CHUNK, 0);
         MUST(len > 0);
         sent += (uint64_t)len;
     }

@@ -83,7 +83,7 @@ pub const JOBS: &[Job] = &[
     job(
         "stream",
         &[row(
-            "TCP stream, writes of 64 KiB",
+            "TCP stream, 64 KiB at a time",
             "MB/s",
             [AtLeast(4.0), AtLeast(4.0), Report],
         )],
