@@ -1,7 +1,8 @@
 //! `pegasus`: an OCI runtime that loads a container's programs next to a user-space kernel.
 //!
 //! [`cli`] is the command line, one module per command; [`container`] the steps in the life of a
-//! container; [`executor`] what its process does last; [`sys`] the calls without a safe wrapper.
+//! container; [`executor`] what its process does last; [`observe`] what can be seen of all that run;
+//! [`sys`] the calls without a safe wrapper.
 
 #![deny(unsafe_code)]
 
@@ -18,6 +19,7 @@ mod group;
 mod instance;
 mod logging;
 mod network;
+mod observe;
 mod placement;
 mod seccomp;
 mod self_copy;

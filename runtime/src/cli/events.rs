@@ -1,8 +1,14 @@
-//! `pegasus events`: resource statistics in runc's format.
+//! `pegasus events`: resource statistics in runc's format, and what the vkernel has counted.
 
 use super::{Context, JsonLayout, Outcome, print_json};
 use crate::container::cgroup::ContainerCgroup;
-use libcgroups::common::{CgroupManager, CgroupSetup, get_cgroup_setup};
+use crate::container::find::RootNamed;
+use crate::container::root::Root;
+use crate::error::chain;
+use crate::observe::cpu::CpuUnits;
+use crate::observe::instances::{Found, Selection, look};
+use crate::observe::sample::{ContainerSample, Sample};
+use libcgroups::common::CgroupManager;
 use libcgroups::stats::{BlkioDeviceStat, MemoryData, Stats};
 use libcontainer::container::ContainerStatus;
 use serde_json::{Value, json};
@@ -26,7 +32,7 @@ pub fn run(context: &Context, arguments: &liboci_cli::Events) -> Outcome {
         return Err(EventsError::NotRunning(id.clone()).into());
     }
     let cgroup = ContainerCgroup::of(&container)?;
-    print_one(id, &cgroup)?;
+    print_one(&context.root, id, &cgroup)?;
     if arguments.stats {
         return Ok(0);
     }
@@ -35,42 +41,73 @@ pub fn run(context: &Context, arguments: &liboci_cli::Events) -> Outcome {
         if context.root.load(id)?.status() == ContainerStatus::Stopped {
             return Ok(0);
         }
-        print_one(id, &cgroup)?;
+        print_one(&context.root, id, &cgroup)?;
     }
 }
 
-fn print_one(id: &str, cgroup: &ContainerCgroup) -> Result<(), super::CommandError> {
+fn print_one(root: &Root, id: &str, cgroup: &ContainerCgroup) -> Result<(), super::CommandError> {
     let stats = cgroup.with(CgroupManager::stats)?;
-    let event =
-        json!({ "type": "stats", "id": id, "data": describe(&stats, CpuUnits::of_this_machine()) });
+    let event = json!({
+        "type": "stats",
+        "id": id,
+        "data": describe(&stats, CpuUnits::of_this_machine()),
+        "pegasus": seen_by_vkernel(root, id),
+    });
     Ok(print_json(&event, JsonLayout::Compact)?)
 }
 
-/// The library gives times in the units of the files it reads.
-#[derive(Debug, Clone, Copy)]
-struct CpuUnits {
-    total_ns: u64,
-    /// Of the times in user and in kernel mode.
-    mode_ns: u64,
+/// What runc does not have: the container's share of its instance, and its neighbours' shares. It is null where there is
+/// nothing to be seen; an engine that only wants runc's numbers must get them all the same.
+fn seen_by_vkernel(root: &Root, id: &str) -> Value {
+    let selection = Selection::Containers(vec![id.to_owned()]);
+    let found = look(root, RootNamed::Yes, &selection).unwrap_or_else(|error| {
+        tracing::debug!(id, "the vkernel's numbers are not known: {}", chain(&error));
+        Found::default()
+    });
+    let sample = Sample::of(&found);
+    let Some(own) = sample
+        .containers
+        .iter()
+        .find(|container| container.id == id)
+    else {
+        return Value::Null;
+    };
+    let neighbours = sample.containers.iter().filter(|other| other.id != id);
+    let neighbours: serde_json::Map<_, _> = neighbours
+        .map(|other| (other.id.clone(), share(other)))
+        .collect();
+    let mut value = share(own);
+    value["instance"] = json!(own.instance);
+    value["instancePid"] = json!(own.instance_pid);
+    value["group"] = json!(own.group);
+    value["isolation"] = json!(own.isolation);
+    value["neighbours"] = Value::Object(neighbours);
+    value
 }
 
-impl CpuUnits {
-    /// Clock ticks of `cpuacct.stat`, which the kernel fixes at 100 a second for user space.
-    const TICK_NS: u64 = 10_000_000;
-    const MICROSECOND_NS: u64 = 1000;
-
-    fn of_this_machine() -> Self {
-        match get_cgroup_setup() {
-            Ok(CgroupSetup::Unified) => CpuUnits {
-                total_ns: Self::MICROSECOND_NS,
-                mode_ns: Self::MICROSECOND_NS,
-            },
-            _ => CpuUnits {
-                total_ns: 1,
-                mode_ns: Self::TICK_NS,
-            },
-        }
-    }
+/// One container's part of an instance.
+fn share(container: &ContainerSample) -> Value {
+    let flow = container.flow();
+    json!({
+        "placement": container.placement,
+        "processes": container.processes,
+        "threads": container.threads,
+        "calls": {
+            "rewritten": flow.calls_rewritten,
+            "trapped": flow.calls_trapped,
+            "served": flow.calls_served,
+        },
+        "signals": flow.signals,
+        "sites": { "rewritten": container.sites_rewritten, "refused": container.sites_refused },
+        "connections": container.sockets,
+        "rings": {
+            "bytesSent": flow.bytes_sent,
+            "bytesReceived": flow.bytes_received,
+            "bytesUnread": container.bytes_unread,
+            "bytesUnsent": container.bytes_unsent,
+        },
+        "cpuNanoseconds": container.cpu.map(|cpu| u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX)),
+    })
 }
 
 fn describe(stats: &Stats, units: CpuUnits) -> Value {

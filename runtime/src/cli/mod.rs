@@ -15,15 +15,18 @@ mod install;
 mod instance;
 mod kill;
 mod list;
+mod metrics;
 mod pause;
 mod ps;
 mod restore;
 mod resume;
 mod run;
 mod spec;
+mod ss;
 mod start;
 mod state;
 mod table;
+mod top;
 mod trace;
 mod uninstall;
 mod update;
@@ -109,6 +112,9 @@ enum Command {
     Restore(restore::Restore),
     Inspect(inspect::Inspect),
     Trace(trace::Trace),
+    Ss(ss::Ss),
+    Top(top::Top),
+    Metrics(metrics::Metrics),
     Doctor(doctor::Doctor),
     Install(install::Install),
     Uninstall(uninstall::Uninstall),
@@ -179,6 +185,12 @@ pub enum CommandError {
     Inspect(#[from] inspect::InspectError),
     #[error(transparent)]
     Trace(#[from] trace::TraceError),
+    #[error(transparent)]
+    Ss(#[from] ss::SsError),
+    #[error(transparent)]
+    Top(#[from] top::TopError),
+    #[error(transparent)]
+    Metrics(#[from] metrics::MetricsError),
     #[error(transparent)]
     Install(#[from] install::InstallCommandError),
     #[error("the group's instance failed")]
@@ -317,6 +329,9 @@ fn run(line: CommandLine) -> Outcome {
         Command::Restore(_) => restore::run(),
         Command::Inspect(arguments) => inspect::run(&context, arguments),
         Command::Trace(arguments) => trace::run(&context, arguments),
+        Command::Ss(arguments) => ss::run(&context, arguments),
+        Command::Top(arguments) => top::run(&context, arguments),
+        Command::Metrics(arguments) => metrics::run(&context, arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
         Command::Install(arguments) => install::run(arguments),
         Command::Uninstall(arguments) => uninstall::run(arguments),
@@ -361,6 +376,21 @@ mod tests {
             "--root /r checkpoint --image-path /i --work-path /w id",
             "--root /r restore --image-path /i --detach --bundle /b id",
         ];
+        assert_parses(&lines);
+    }
+
+    #[test]
+    fn the_lines_of_operators_parse() {
+        assert_parses(&[
+            "--group a ss --group b --all --json",
+            "ss -a -j id",
+            "top --once --interval 0.5 one two",
+            "top --batch --group g",
+            "metrics --listen unix:/run/x",
+        ]);
+    }
+
+    fn assert_parses(lines: &[&str]) {
         for line in lines {
             let words = std::iter::once("pegasus").chain(line.split(' '));
             CommandLine::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}"));

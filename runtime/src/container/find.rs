@@ -28,12 +28,8 @@ pub enum FindError {
 /// The only container whose id begins with `prefix`, under `root`, or under any known directory if
 /// the user named none.
 pub fn find(root: &Root, named: RootNamed, prefix: &str) -> Result<(Root, String), FindError> {
-    let mut roots = vec![root.clone()];
-    if named == RootNamed::No {
-        roots.extend(ENGINE_ROOTS.map(|path| Root::new(PathBuf::from(path))));
-    }
     let mut found = None;
-    for root in roots {
+    for root in roots(root, named) {
         for id in root.ids()? {
             if id == prefix {
                 return Ok((root, id));
@@ -44,6 +40,15 @@ pub fn find(root: &Root, named: RootNamed, prefix: &str) -> Result<(Root, String
         }
     }
     found.ok_or_else(|| FindError::NotFound(prefix.to_owned()))
+}
+
+/// Where containers are looked for: `root`, and every known directory if the user named none.
+pub fn roots(root: &Root, named: RootNamed) -> Vec<Root> {
+    let mut roots = vec![root.clone()];
+    if named == RootNamed::No {
+        roots.extend(ENGINE_ROOTS.map(|path| Root::new(PathBuf::from(path))));
+    }
+    roots
 }
 
 /// Whether `--root` was given.

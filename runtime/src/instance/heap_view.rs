@@ -281,7 +281,7 @@ impl HeapView {
         }))
     }
 
-    fn read(&self, offset: usize, bytes: &mut [u8]) -> Result<(), HeapViewError> {
+    pub(super) fn read(&self, offset: usize, bytes: &mut [u8]) -> Result<(), HeapViewError> {
         self.file
             .read_exact_at(bytes, offset as u64)
             .map_err(HeapViewError::Access)

@@ -3,7 +3,8 @@
 //! [`image`] and [`heap`] put the vkernel's code and state at their fixed addresses in this process,
 //! which the container's first process inherits; [`own`] starts an instance of one container;
 //! [`shared`] is the instance of a group, which [`client`] finds or starts, and [`channel`], [`message`]
-//! and [`letter`] are how they talk; [`heap_view`] reads a running instance from outside.
+//! and [`letter`] are how they talk; [`heap_view`] and [`pools_view`] read a running instance from
+//! outside.
 
 pub mod channel;
 pub mod client;
@@ -13,4 +14,5 @@ pub mod image;
 pub mod letter;
 pub mod message;
 pub mod own;
+pub mod pools_view;
 pub mod shared;

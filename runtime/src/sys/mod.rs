@@ -12,6 +12,7 @@ pub mod keyring;
 pub mod memory;
 pub mod name_service;
 pub mod pidfd;
+pub mod plain;
 pub mod process;
 pub mod seccomp;
 pub mod shared_vkernel;

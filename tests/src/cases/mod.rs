@@ -17,6 +17,7 @@ mod options;
 mod privilege;
 mod programs;
 mod scripts;
+mod seeing;
 mod servers;
 mod views;
 
@@ -37,6 +38,7 @@ pub fn all() -> Vec<Case> {
         privilege::cases(),
         escapes::cases(),
         fusion::cases(),
+        seeing::cases(),
         crashes::cases(),
         examples::cases(),
         leaks::cases(),
