@@ -29,7 +29,7 @@ use crate::{progress::Step, setup, state};
 use anyhow::{Result, ensure};
 use mode::{MODES, Mode};
 use pegasus_tests::harness::context::{Context, Shared};
-use report::{Comparison, Report};
+use report::{Comparison, Figure, Report};
 use running::Laboratory;
 use std::fs;
 use std::time::Duration;
@@ -115,21 +115,33 @@ fn measure(prepared: &Prepared, arguments: &Arguments) -> Result<Report> {
             report.comparisons.push(compare(&shared, job, arguments)?);
         }
     }
-    if prepared.site.runtimes.groups.is_empty() {
-        return Ok(report);
-    }
-    for job in jobs::ABSOLUTE {
+    // What is asked of shared instances alone.
+    let has_groups = !prepared.site.runtimes.groups.is_empty();
+    for job in jobs::ABSOLUTE.iter().filter(|_| has_groups) {
         if arguments.has_chosen([job.name, job.slug]) {
-            let step = Step::begin(job.name);
-            let context = context(&shared, job.slug);
-            let figure = (job.measure)(&context);
-            context.clean_up()?;
-            let figure = figure?;
-            step.done(&figure.found);
-            report.figures.push(figure);
+            report.figures.push(look(&shared, job)?);
         }
     }
     Ok(report)
+}
+
+/// A failure is a figure, too: it must not cost the others.
+fn look(shared: &Shared, job: &jobs::Absolute) -> Result<Figure> {
+    let step = Step::begin(job.name);
+    let context = context(shared, job.slug);
+    let figure = (job.measure)(&context);
+    context.clean_up()?;
+    let figure = figure.unwrap_or_else(|fault| {
+        eprintln!("  {} failed: {fault:#}", job.name);
+        Figure {
+            name: job.name,
+            wanted: "–".to_owned(),
+            found: "failed".to_owned(),
+            is_met: false,
+        }
+    });
+    step.done(&figure.found);
+    Ok(figure)
 }
 
 /// Everything that [`rows::JOBS`] lists.
@@ -153,7 +165,7 @@ fn measure_between_containers(
         gvisor::ensure(prepared, shared)
     };
     report.gvisor = match &gvisor {
-        Ok(_) => gvisor::version(),
+        Ok(_) => gvisor::description(),
         Err(reason) => format!("not measured: {reason}"),
     };
     let laboratory = Laboratory {
@@ -176,24 +188,16 @@ fn context<'a>(shared: &'a Shared, slug: &str) -> Context<'a> {
 
 /// One unmeasured run of each side, then `rounds` of both in alternating order.
 fn compare(shared: &Shared, job: &jobs::Compared, arguments: &Arguments) -> Result<Comparison> {
-    let rounds = arguments.rounds;
-    ensure!(rounds > 0, "--rounds must be at least 1");
+    ensure!(arguments.rounds > 0, "--rounds must be at least 1");
     let step = Step::begin(job.name);
     let context = context(shared, job.slug);
-    let sides = [pegasus_tests::harness::site::REFERENCE, context.runtime()];
-    let mut samples: [Vec<f64>; 2] = Default::default();
-    for round in 0..=rounds {
-        step.note(&format!("round {round} of {rounds}"));
-        let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
-        for side in order {
-            let sample = (job.measure)(&context, sides[side])?;
-            if round > 0 {
-                samples[side].push(sample);
-            }
-        }
-    }
+    let taken = take(&context, job, arguments.rounds, &step);
     context.clean_up()?;
-    let [reference, subject] = samples;
+    // Without samples both sides are shown as failed.
+    let [reference, subject] = taken.unwrap_or_else(|fault| {
+        eprintln!("  {} failed: {fault:#}", job.name);
+        Default::default()
+    });
     let comparison = Comparison {
         name: job.name,
         unit: job.unit,
@@ -203,4 +207,26 @@ fn compare(shared: &Shared, job: &jobs::Compared, arguments: &Arguments) -> Resu
     };
     step.done(&comparison.summary());
     Ok(comparison)
+}
+
+/// The samples of runc and of the runtime under test.
+fn take(
+    context: &Context,
+    job: &jobs::Compared,
+    rounds: usize,
+    step: &Step,
+) -> Result<[Vec<f64>; 2]> {
+    let sides = [pegasus_tests::harness::site::REFERENCE, context.runtime()];
+    let mut samples: [Vec<f64>; 2] = Default::default();
+    for round in 0..=rounds {
+        step.note(&format!("round {round} of {rounds}"));
+        let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
+        for side in order {
+            let sample = (job.measure)(context, sides[side])?;
+            if round > 0 {
+                samples[side].push(sample);
+            }
+        }
+    }
+    Ok(samples)
 }

@@ -64,8 +64,13 @@ fn try_out(prepared: &Prepared, shared: &Shared) -> Result<()> {
     Ok(())
 }
 
+/// What stands in the third column.
+pub fn description() -> String {
+    format!("{}, Debian's, with --network=host", version())
+}
+
 /// Its version as it says it, in one line.
-pub fn version() -> String {
+fn version() -> String {
     let said = shell::quiet(NAME, ["--version"]);
     said.map(|done| done.text().lines().next().unwrap_or_default().to_owned())
         .unwrap_or_default()

@@ -26,6 +26,9 @@ pub fn spread(samples: &[f64]) -> f64 {
 
 /// Median and spread, for a person to read.
 pub fn describe(samples: &[f64]) -> String {
+    if samples.is_empty() {
+        return "failed".to_owned();
+    }
     format!("{} ± {}", short(median(samples)), short(spread(samples)))
 }
 
@@ -68,6 +71,7 @@ mod tests {
         assert_eq!(quantile(&[7.0], 0.75), 7.0);
         assert_eq!(spread(&[1.0, 2.0, 3.0, 4.0, 5.0]), 2.0);
         assert!(median(&[]).is_nan());
+        assert_eq!(describe(&[]), "failed");
     }
 
     #[test]
