@@ -226,16 +226,6 @@ impl Estate {
         *self.is_dead.lock().unwrap() = true;
     }
 
-    fn inherit(self: &Arc<Self>, holder: u32) -> thread::JoinHandle<()> {
-        let shared = self.clone();
-        thread::spawn(move || {
-            let is_gone = |present| present == 1 && *shared.is_dead.lock().unwrap();
-            shared.claim.take(holder, is_gone);
-            shared.add_one();
-            shared.claim.give_back();
-        })
-    }
-
     fn check(&self, count: u32) {
         assert!(self.claim.try_take(9));
         // SAFETY: as above.
@@ -243,11 +233,21 @@ impl Estate {
     }
 }
 
+fn inherit(estate: &Arc<Estate>, holder: u32) -> thread::JoinHandle<()> {
+    let shared = estate.clone();
+    thread::spawn(move || {
+        let is_gone = |present| present == 1 && *shared.is_dead.lock().unwrap();
+        shared.claim.take(holder, is_gone);
+        shared.add_one();
+        shared.claim.give_back();
+    })
+}
+
 #[test]
 fn a_claim_is_taken_over_after_its_holders_death() {
     check(4, || {
         let estate = Estate::new();
-        let heir = estate.inherit(2);
+        let heir = inherit(&estate, 2);
         estate.die();
         heir.join().unwrap();
         estate.check(2);
@@ -260,7 +260,7 @@ fn a_claim_of_the_dead_is_taken_over_once() {
     check(3, || {
         let estate = Estate::new();
         estate.die();
-        let heirs = [estate.inherit(2), estate.inherit(3)];
+        let heirs = [inherit(&estate, 2), inherit(&estate, 3)];
         heirs.into_iter().for_each(|heir| heir.join().unwrap());
         estate.check(3);
     });
