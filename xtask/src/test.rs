@@ -1,12 +1,13 @@
 //! `cargo xtask test`: set-up, unit tests, end-to-end suite, one count at the end.
 
+use crate::state::workspace;
 use crate::{build, setup, site};
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use pegasus_tests::harness::runner::SkipPolicy;
 use pegasus_tests::{Options, Summary, cases};
 use std::io::{BufRead as _, BufReader};
-use std::process::{ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 #[derive(Debug, clap::Args)]
@@ -38,6 +39,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut total = Summary::default();
     if arguments.part != Part::E2e {
         add(&mut total, unit_tests(&arguments.filters)?);
+        add(&mut total, models(&arguments.filters)?);
     }
     if arguments.part != Part::Unit {
         let skips = if std::env::var("CI").as_deref() == Ok("true") {
@@ -80,7 +82,6 @@ fn add(total: &mut Summary, part: Summary) {
     total.failures.extend(part.failures);
 }
 
-/// `cargo test` with its own output; counts what it says.
 fn unit_tests(filters: &[String]) -> Result<Summary> {
     println!("\nunit tests");
     let mut command = build::cargo();
@@ -89,6 +90,24 @@ fn unit_tests(filters: &[String]) -> Result<Summary> {
         command.args(["--exclude", package]);
     }
     command.arg("--").args(filters);
+    counted(command)
+}
+
+/// The lock-free parts under the model checker. It has atomics of its own, so everything is built once more, elsewhere.
+fn models(filters: &[String]) -> Result<Summary> {
+    println!("\nmodels");
+    let mut command = build::cargo();
+    command
+        .args(["test", "--package", "pegasus-sync", "--release"])
+        .args(["--test", "loom", "--"])
+        .args(filters)
+        .env("RUSTFLAGS", "--cfg loom")
+        .env("CARGO_TARGET_DIR", workspace().join("target/loom"));
+    counted(command)
+}
+
+/// `cargo test` with its own output; counts what it says.
+fn counted(mut command: Command) -> Result<Summary> {
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
