@@ -19,7 +19,7 @@ pub fn text(sample: &Sample, ledger: &Ledger) -> Result<String, ExpositionError>
     let registry = Registry::new();
     host(&registry, sample)?;
     Containers::register(&registry)?.fill(sample, ledger);
-    pools(&registry, sample)?;
+    instances(&registry, sample)?;
     let mut text = Vec::new();
     TextEncoder::new().encode(&registry.gather(), &mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
@@ -125,8 +125,8 @@ impl Containers {
             )?,
             sockets: gauges(
                 registry,
-                "pegasus_container_connections",
-                "TCP sockets that the vkernel knows, by what carries them; linked ones have a ring.",
+                "pegasus_container_sockets",
+                "TCP sockets that the vkernel knows; linked ones are ends of connections over rings.",
                 &["container", "state"],
             )?,
             sent: counters(
@@ -232,8 +232,14 @@ impl Containers {
     }
 }
 
-fn pools(registry: &Registry, sample: &Sample) -> Result<(), prometheus::Error> {
+fn instances(registry: &Registry, sample: &Sample) -> Result<(), prometheus::Error> {
     let labels = ["instance_pid", "group", "pool"];
+    let connections = gauges(
+        registry,
+        "pegasus_connections",
+        "TCP connections over rings, in one address space.",
+        &labels[..2],
+    )?;
     let used = gauges(
         registry,
         "pegasus_pool_records_used",
@@ -255,6 +261,9 @@ fn pools(registry: &Registry, sample: &Sample) -> Result<(), prometheus::Error> 
     for instance in &sample.instances {
         let pid = instance.pid.to_string();
         let group = instance.group.as_deref().unwrap_or_default();
+        connections
+            .with_label_values(&[pid.as_str(), group])
+            .set(signed(instance.links));
         for pool in &instance.pools {
             let labels = [pid.as_str(), group, pool.name];
             used.with_label_values(&labels).set(pool.used.into());
@@ -347,8 +356,9 @@ mod tests {
             "pegasus_container_calls_total{container=\"one\",path=\"rewritten\"} 1000",
             "pegasus_container_ring_sent_bytes_total{container=\"one\"} 4096",
             "pegasus_container_cpu_seconds_total{container=\"one\"} 1.5",
-            "pegasus_container_connections{container=\"one\",state=\"linked\"} 2",
+            "pegasus_container_sockets{container=\"one\",state=\"linked\"} 2",
             "pegasus_container_processes{container=\"one\",state=\"satellite\"} 2",
+            "pegasus_connections{group=\"shop\",instance_pid=\"77\"} 1",
             "pegasus_pool_records_used{group=\"shop\",instance_pid=\"77\",pool=\"sockets\"} 4",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");

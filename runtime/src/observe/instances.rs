@@ -7,6 +7,8 @@ use crate::container::root::{Root, RootError};
 use crate::instance::heap_view::{Access, HeapView, HeapViewError};
 use libcontainer::container::Container;
 use pegasus_contract::boot::InstanceKind;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ObserveError {
@@ -111,30 +113,15 @@ pub struct Found {
 
 /// The instances that have a selected container in them.
 pub fn look(root: &Root, named: RootNamed, selection: &Selection) -> Result<Found, ObserveError> {
-    let wanted = match selection {
-        Selection::Containers(prefixes) => prefixes
-            .iter()
-            .map(|prefix| find(root, named, prefix).map(|(root, id)| (root.path().to_owned(), id)))
-            .collect::<Result<Vec<_>, _>>()?,
-        _ => Vec::new(),
-    };
+    let wish = Wish::of(root, named, selection)?;
     let mut found = Found::default();
     for root in roots(root, named) {
         for id in root.ids()? {
-            let is_named = wanted
-                .iter()
-                .any(|(path, wanted)| path == root.path() && *wanted == id);
-            let added = member(&root, &id).and_then(|member| match member {
+            let is_named = wish.names(&root, &id);
+            let added = member(&root, &id, &wish).and_then(|member| match member {
                 None if is_named => Err(ObserveError::NotRunning(id.clone())),
                 None => Ok(()),
-                Some(mut member) => {
-                    member.selected = match selection {
-                        Selection::All => true,
-                        Selection::Group(group) => member.facts.group.as_ref() == Some(group),
-                        Selection::Containers(_) => is_named,
-                    };
-                    Ok(found.add(member)?)
-                }
+                Some(member) => Ok(found.add(member)?),
             });
             match added {
                 Ok(()) => {}
@@ -158,18 +145,74 @@ pub fn look(root: &Root, named: RootNamed, selection: &Selection) -> Result<Foun
     }
 }
 
-/// `None` for a container that has stopped, or is not this runtime's.
-fn member(root: &Root, id: &str) -> Result<Option<Member>, ObserveError> {
+/// What a [`Selection`] means on this host.
+struct Wish<'a> {
+    selection: &'a Selection,
+    /// State directory and whole id.
+    named: Vec<(PathBuf, String)>,
+    /// Shared instances that named containers are in.
+    instances: BTreeSet<i32>,
+}
+
+impl<'a> Wish<'a> {
+    fn of(
+        root: &Root,
+        root_named: RootNamed,
+        selection: &'a Selection,
+    ) -> Result<Self, ObserveError> {
+        let mut wish = Wish {
+            selection,
+            named: Vec::new(),
+            instances: BTreeSet::new(),
+        };
+        if let Selection::Containers(prefixes) = selection {
+            for prefix in prefixes {
+                let (root, id) = find(root, root_named, prefix)?;
+                let facts = Facts::load(&root.directory(&id)?)?;
+                let shared = facts.and_then(|facts| facts.shared);
+                wish.instances
+                    .extend(shared.map(|shared| shared.instance_pid));
+                wish.named.push((root.path().to_owned(), id));
+            }
+        }
+        Ok(wish)
+    }
+
+    fn names(&self, root: &Root, id: &str) -> bool {
+        let mut named = self.named.iter();
+        named.any(|(path, named)| path == root.path() && named == id)
+    }
+
+    fn selects(&self, root: &Root, id: &str, facts: &Facts) -> bool {
+        match self.selection {
+            Selection::All => true,
+            Selection::Group(group) => facts.group.as_ref() == Some(group),
+            Selection::Containers(_) => self.names(root, id),
+        }
+    }
+
+    fn has_neighbour(&self, facts: &Facts) -> bool {
+        let shared = facts.shared.as_ref();
+        shared.is_some_and(|shared| self.instances.contains(&shared.instance_pid))
+    }
+}
+
+/// `None` for a container that has stopped, that is not this runtime's, or that is of no interest.
+fn member(root: &Root, id: &str, wish: &Wish) -> Result<Option<Member>, ObserveError> {
     let Some(facts) = Facts::load(&root.directory(id)?)? else {
         return Ok(None);
     };
+    let selected = wish.selects(root, id, &facts);
+    if !selected && !wish.has_neighbour(&facts) {
+        return Ok(None);
+    }
     let container = root.load(id)?;
     Ok(MainProcess::of(&container).map(|main| Member {
         container,
         facts,
         main,
         index: None,
-        selected: false,
+        selected,
     }))
 }
 
@@ -230,5 +273,35 @@ impl Instance {
             member.index = index.and_then(|index| index.try_into().ok());
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn strangers_and_damage_hide_nobody_else() {
+        let path = std::env::temp_dir().join(format!("pegasus-look-{}", std::process::id()));
+        for id in ["runcs", "damaged"] {
+            fs::create_dir_all(path.join(id)).unwrap();
+            fs::write(path.join(id).join("state.json"), "{}").unwrap();
+        }
+        fs::write(path.join("damaged/pegasus.json"), "{").unwrap();
+        let root = Root::new(path.clone());
+        let look = |selection: Selection| look(&root, RootNamed::Yes, &selection);
+        let only = |id: &str| Selection::new(None, &[id.to_owned()]);
+        let all = look(Selection::All).unwrap();
+        assert_eq!((all.instances.len(), all.unreadable), (0, 1));
+        let refused = |id| look(only(id)).unwrap_err();
+        assert!(matches!(refused("run"), ObserveError::NotRunning(_)));
+        assert!(matches!(refused("dam"), ObserveError::Facts(_)));
+        assert!(matches!(refused("x"), ObserveError::Find(_)));
+        assert!(matches!(
+            look(Selection::new(Some("g"), &[])),
+            Err(ObserveError::NoGroup(_))
+        ));
+        fs::remove_dir_all(path).unwrap();
     }
 }
