@@ -7,6 +7,7 @@ use crate::container::facts::Placement;
 use crate::container::processes;
 use crate::error::chain;
 use crate::instance::pools_view::{PoolUse, pools};
+use nix::unistd::Pid;
 use pegasus_contract::boot::InstanceKind;
 use pegasus_contract::socket::SocketState;
 use serde::Serialize;
@@ -258,7 +259,9 @@ impl ContainerSample {
             let Some((view, counters)) = process.vkernel else {
                 continue;
             };
-            self.threads = self.threads.saturating_add(view.threads.into());
+            // The record counts those that have ended, too.
+            let threads = threads_of(process.pid).unwrap_or_else(|| view.threads.into());
+            self.threads = self.threads.saturating_add(threads);
             self.sites_rewritten = self.sites_rewritten.saturating_add(view.sites_rewritten);
             self.sites_refused = self.sites_refused.saturating_add(view.sites_refused);
             let flow = Flow {
@@ -308,6 +311,14 @@ impl ContainerSample {
             }
         }
     }
+}
+
+/// Each thread under the vkernel is one of the kernel's.
+fn threads_of(pid: Pid) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let mut lines = status.lines();
+    let count = lines.find_map(|line| line.strip_prefix("Threads:"))?;
+    count.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -362,6 +373,12 @@ pub mod tests {
             (7, 90)
         );
         assert_eq!((one.bytes_unsent, other.bytes_unread), (10, 10));
+    }
+
+    #[test]
+    fn threads_are_the_kernels() {
+        assert!(threads_of(Pid::this()) >= Some(1));
+        assert_eq!(threads_of(Pid::from_raw(0)), None);
     }
 
     #[test]

@@ -267,7 +267,7 @@ fn ss(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// A client of one container waits for a server in another one.
+/// A client in one container asks a server in another one again and again.
 fn connection(context: &Context) -> Result<()> {
     let group = context.group()?;
     let server = context
@@ -278,7 +278,7 @@ fn connection(context: &Context) -> Result<()> {
     let client = context
         .on(group.runtime())
         .network(&format!("container:{}", server.name))
-        .command(["redis-cli", "blpop", "never", "0"])
+        .command(["redis-cli", "-r", "-1", "-i", "0.05", "ping"])
         .start()?;
     let ids = [client.id()?, server.id()?];
     let find = || -> Result<Value> {
@@ -287,6 +287,7 @@ fn connection(context: &Context) -> Result<()> {
         let is_wanted = |entry: &&Value| {
             entry["local"]["container"] == ids[0].as_str()
                 && entry["peer"]["container"] == ids[1].as_str()
+                && entry["bytesSent"].as_u64() > Some(0)
         };
         let found = entries.iter().find(is_wanted).cloned();
         found.with_context(|| format!("no connection between them\n{}", shown.describe()))
@@ -308,7 +309,15 @@ fn connection(context: &Context) -> Result<()> {
     );
     let peer = found["peer"]["address"].as_str().unwrap_or_default();
     ensure!(peer.ends_with(":6379"), "{found:#}");
-    ensure!(found["bytesSent"].as_u64() > Some(0), "{found:#}");
+    let text = pegasus(context, &["metrics"])?.expect(0)?.stdout;
+    let client_label = [("container", ids[0].as_str())];
+    let sent = series(
+        &text,
+        "pegasus_container_ring_sent_bytes_total",
+        &client_label,
+    )?;
+    let connections = series(&text, "pegasus_connections", &[("group", group.name())])?;
+    ensure!(sent > Some(0.0) && connections > Some(0.0), "{text}");
     // Seen from the server, it is the other way round.
     let shown = pegasus(context, &["ss", &ids[1]])?.expect(0)?;
     let row = shown.stdout.lines().find(|line| line.contains(":6379"));
