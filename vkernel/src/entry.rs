@@ -47,6 +47,10 @@ extern "C" fn pegasus_syscall(regs: &mut Regs) {
     trace::end(&call, started, result);
     // A call that changed the saved registers (execve) has done so knowingly and set its own RAX.
     regs.rax = result;
+    if !thread.has_pending() {
+        // Given up for a signal that was not for the container after all.
+        deliver::restart_call(regs);
+    }
 }
 
 fn count(thread: &Thread, nr: usize, trapped: bool) {

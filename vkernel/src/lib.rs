@@ -13,6 +13,7 @@ extern crate alloc;
 
 pub mod boot;
 pub mod entry;
+mod epoll;
 mod exec;
 mod fault;
 pub mod heap;
@@ -21,6 +22,7 @@ mod mm;
 mod procfs;
 mod rewrite;
 mod signal;
+mod socket;
 pub mod syscall;
 mod task;
 mod trace;

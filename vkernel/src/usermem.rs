@@ -84,6 +84,16 @@ impl UserPtr {
         len - unsafe { usercopy::from_user(to, self.0) }
     }
 
+    /// Copies `from` into the container, stopping early at a fault; gives how many bytes were copied.
+    pub fn write_some(self, from: &[u8]) -> usize {
+        let len = from.len().min(USER_END.saturating_sub(self.0));
+        if self.check(len).is_err() {
+            return 0;
+        }
+        // SAFETY: checked to lie outside the vkernel.
+        len - unsafe { usercopy::to_user(self.0, &from[..len]) }
+    }
+
     /// Copies a NUL-terminated string, with its NUL, of at most `len_max` bytes; `too_long` if there
     /// is no NUL among them.
     pub fn read_c_string(self, len_max: usize, too_long: Errno) -> Result<Vec<u8>> {

@@ -142,6 +142,12 @@ impl Errno {
     /// Kernel-internal: start the call again after the signal was handled. Never reaches a container.
     pub const ERESTARTSYS: Errno = Errno(512);
 
+    /// Kernel-internal: EINTR if a handler without SA_RESTART runs, else the call is started again.
+    pub const ERESTART_IF_ASKED: Errno = Errno(513);
+
+    /// Kernel-internal: EINTR if a handler runs, else the call is started again.
+    pub const ERESTARTNOHAND: Errno = Errno(514);
+
     /// The value a system call returns for this error: `-errno`.
     pub const fn to_return(self) -> usize {
         (-(self.0 as isize)) as usize

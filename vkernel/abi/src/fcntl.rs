@@ -16,8 +16,13 @@ pub const O_CLOEXEC: usize = 0o2000000;
 pub const O_PATH: usize = 0o10000000;
 
 pub const X_OK: usize = 1;
+pub const F_DUPFD: usize = 0;
 pub const F_GETFD: usize = 1;
+pub const F_GETFL: usize = 3;
+pub const F_SETFL: usize = 4;
+pub const F_DUPFD_CLOEXEC: usize = 1030;
 pub const FD_CLOEXEC: usize = 1;
+pub const CLOSE_RANGE_UNSHARE: usize = 2;
 pub const CLOSE_RANGE_CLOEXEC: usize = 4;
 pub const MFD_CLOEXEC: usize = 1;
 

@@ -9,7 +9,9 @@ pub mod errno;
 pub mod fcntl;
 pub mod mman;
 pub mod nr;
+pub mod poll;
 pub mod prctl;
 pub mod signal;
+pub mod socket;
 
 pub use errno::{Errno, Result};

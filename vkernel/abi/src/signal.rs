@@ -9,6 +9,7 @@ pub const SIGABRT: u32 = 6;
 pub const SIGBUS: u32 = 7;
 pub const SIGFPE: u32 = 8;
 pub const SIGKILL: u32 = 9;
+pub const SIGPIPE: u32 = 13;
 pub const SIGSEGV: u32 = 11;
 pub const SIGCHLD: u32 = 17;
 pub const SIGSTOP: u32 = 19;

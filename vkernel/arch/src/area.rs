@@ -33,6 +33,8 @@ pub struct Area {
     _pad: u32,
     /// The vkernel's own per-thread structure.
     pub task: Cell<*const ()>,
+    /// The process's descriptor table: for each number below `DESCRIPTORS_MAX`, 0 if it is Linux's alone.
+    pub descriptors: Cell<usize>,
     /// XMM0–15 of the container while Rust code of the vkernel runs. (The vkernel is compiled for
     /// baseline x86-64: legacy SSE leaves the upper halves of YMM and ZMM alone.)
     pub xmm: UnsafeCell<[u128; 16]>,
@@ -44,6 +46,7 @@ pub(crate) const RESUME: usize = offset_of!(Area, resume);
 pub(crate) const PENDING: usize = offset_of!(Area, pending);
 pub(crate) const SHARD: usize = offset_of!(Area, shard);
 pub(crate) const PATH: usize = offset_of!(Area, path);
+pub(crate) const DESCRIPTORS: usize = offset_of!(Area, descriptors);
 pub(crate) const XMM: usize = offset_of!(Area, xmm);
 
 const _: () = assert!(XMM.is_multiple_of(16));
@@ -53,7 +56,12 @@ const _: () = assert!(offset_of!(CounterShard, trapped) == 8);
 impl Area {
     /// An area for a thread whose vkernel stack ends at `stack_top`. It must be told its address with
     /// [`Area::settle`] before use.
-    pub fn new(stack_top: usize, shard: *const CounterShard, task: *const ()) -> Self {
+    pub fn new(
+        stack_top: usize,
+        shard: *const CounterShard,
+        task: *const (),
+        descriptors: usize,
+    ) -> Self {
         assert!(
             stack_top.is_multiple_of(16),
             "vkernel stacks are aligned to 16"
@@ -69,6 +77,7 @@ impl Area {
             path: Cell::new(0),
             _pad: 0,
             task: Cell::new(task),
+            descriptors: Cell::new(descriptors),
             xmm: UnsafeCell::new([0; 16]),
         }
     }
@@ -107,3 +116,9 @@ pub unsafe fn current<'a>() -> &'a Area {
 }
 
 const _: () = assert!(offset_of!(Area, self_ptr) == 0);
+
+/// The time-stamp counter.
+pub fn cycles() -> u64 {
+    // SAFETY: RDTSC reads a counter.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}

@@ -22,7 +22,8 @@
 //! in place. All others go to Rust, with XMM0–15 saved around it. Nothing is pushed to the container's
 //! stack, so its red zone is safe.
 //!
-//! The crate above defines, unmangled: `PEGASUS_SERVED: [u8; NR_LEN]` (0: forward at once),
+//! The crate above defines, unmangled: `PEGASUS_SERVED: [u8; NR_LEN]` (0: forward at once; else [`SERVED`] or
+//! [`SERVED_BY_DESCRIPTOR`]),
 //! `pegasus_syscall(&mut Regs)` (the slow path) and `pegasus_exit_hook(&mut Regs)` (`pending` is not 0 on the
 //! way out).
 //!
@@ -36,9 +37,16 @@ use crate::regs::{REGS_LEN, Regs};
 use core::arch::global_asm;
 use core::mem::offset_of;
 use pegasus_abi::nr::NR_LEN;
+use pegasus_contract::layout::DESCRIPTORS_MAX;
 use pegasus_contract::record::{CALLS_COUNTED, CounterShard};
 
 const _: () = assert!(NR_LEN == CALLS_COUNTED);
+
+/// In `PEGASUS_SERVED`: every such call takes the slow path.
+pub const SERVED: u8 = 1;
+/// In `PEGASUS_SERVED`: calls take the slow path whose first argument is a descriptor with an entry in the table that
+/// [`area::Area::descriptors`] points to.
+pub const SERVED_BY_DESCRIPTOR: u8 = 2;
 
 unsafe extern "C" {
     static pegasus_gate: u8;
@@ -113,9 +121,11 @@ global_asm!(
     "    cmp eax, {NR_LEN}",
     "    jae 2f",
     "    lea r11, [rip + PEGASUS_SERVED]",
-    "    cmp byte ptr [r11 + rax], 0",
-    "    jne 2f",
-    "    mov r11, gs:[{SHARD}]",
+    // RCX is saved, and Linux leaves nothing in it either.
+    "    movzx ecx, byte ptr [r11 + rax]",
+    "    test ecx, ecx",
+    "    jne 4f",
+    "5:  mov r11, gs:[{SHARD}]",
     "    cmp qword ptr [r11 + {TRACED}], 0",
     "    jne 2f",
     "    inc qword ptr [r11 + 8*rax + {CALLS}]",
@@ -133,6 +143,15 @@ global_asm!(
     "pegasus_fast_restart:",
     "    mov rax, -512",
     "    jmp 1b",
+    // Served for some descriptors only: those with an entry in the process's table.
+    "4:  cmp ecx, {BY_DESCRIPTOR}",
+    "    jne 2f",
+    "    mov ecx, edi",
+    "    cmp ecx, {DESCRIPTORS_MAX}",
+    "    jae 5b",
+    "    mov r11, gs:[{DESCRIPTORS}]",
+    "    cmp dword ptr [r11 + 4*rcx], 0",
+    "    je 5b",
     "2:  PEGASUS_XMM_SAVE",
     ".globl pegasus_gate_saved",
     "pegasus_gate_saved:",
@@ -245,6 +264,9 @@ global_asm!(
     SHARD = const area::SHARD,
     PENDING = const area::PENDING,
     NR_LEN = const NR_LEN,
+    DESCRIPTORS = const area::DESCRIPTORS,
+    DESCRIPTORS_MAX = const DESCRIPTORS_MAX,
+    BY_DESCRIPTOR = const SERVED_BY_DESCRIPTOR,
     CALLS = const offset_of!(CounterShard, calls),
     TRACED = const offset_of!(CounterShard, traced),
     RAX = const offset_of!(Regs, rax),

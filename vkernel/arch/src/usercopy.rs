@@ -76,6 +76,14 @@ plain!(
     pegasus_abi::signal::SigFrame,
     pegasus_abi::clone::CloneArgs,
     pegasus_abi::prctl::Rlimit,
+    u16,
+    i32,
+    pegasus_abi::socket::IoVec,
+    pegasus_abi::socket::MsgHdr,
+    pegasus_abi::socket::MMsgHdr,
+    pegasus_abi::poll::PollFd,
+    pegasus_abi::poll::EpollEvent,
+    pegasus_abi::poll::Timespec,
 );
 
 /// The bytes of a plain value.

@@ -57,12 +57,12 @@ pub const SET_LEN: usize = 64;
 pub const DIRECTORY_BASE: usize = SETS_BASE + SETS_MAX * SET_LEN;
 pub const DIRECTORY_BUCKETS: usize = 128 << 10;
 pub const BUCKET_LEN_BYTES: usize = 64;
-/// One table of descriptors per process record.
+/// One table of descriptors per process record, and one that stays empty.
 pub const DESCRIPTORS_BASE: usize = DIRECTORY_BASE + DIRECTORY_BUCKETS * BUCKET_LEN_BYTES;
 /// Descriptors from this number on are always Linux's alone (`fs.nr_open` is as much by default).
 pub const DESCRIPTORS_MAX: usize = 1 << 20;
 pub const DESCRIPTOR_TABLE_LEN: usize = DESCRIPTORS_MAX * 4;
-pub const POOLS_END: usize = DESCRIPTORS_BASE + DESCRIPTOR_TABLE_LEN * PROCESSES_MAX;
+pub const POOLS_END: usize = DESCRIPTORS_BASE + DESCRIPTOR_TABLE_LEN * (PROCESSES_MAX + 1);
 
 /// Length of the memfd behind the heap. It is sparse: untouched pages cost nothing.
 pub const HEAP_LEN: usize = POOLS_END - HEAP_BASE;

@@ -63,22 +63,31 @@ pub mod socket_flags {
     pub const READ_SHUT: u32 = 4;
     /// shutdown(2) of the writing side.
     pub const WRITE_SHUT: u32 = 8;
-    /// The program has not set TCP_NODELAY, though Linux's socket has it.
-    pub const NODELAY_HIDDEN: u32 = 16;
-    /// The program has set TCP_CORK, though Linux's socket does not have it.
-    pub const CORK_HIDDEN: u32 = 32;
     /// Linux has reported that the peer is gone, or an error.
     pub const KERNEL_ENDED: u32 = 64;
     /// After the peer's orderly end only end of file is to be read, whatever Linux's socket says.
     pub const AT_END: u32 = 128;
     /// Never to be linked.
     pub const KEEP_KERNEL: u32 = 256;
+    /// Its own side of the connection has gone over to the rings.
+    pub const ADOPTED: u32 = 512;
+    /// Has had a connection, and is Linux's alone again.
+    pub const RETIRED: u32 = 1024;
+    /// Listens.
+    pub const LISTENING: u32 = 8192;
+    /// The program has set TCP_NODELAY, or TCP_CORK, itself.
+    pub const NODELAY: u32 = 2048;
+    pub const CORK: u32 = 4096;
 }
+
+/// In [`SocketRecord::link`]: there will be no connection.
+pub const NEVER_LINKED: u32 = u32::MAX;
 
 /// An open file description of a TCP socket.
 #[repr(C, align(64))]
 pub struct SocketRecord {
-    /// Below: index + 1 of the connection, or 0. Above: a count that changes when the record is used again.
+    /// Below: index + 1 of the connection, 0 for none yet, or [`NEVER_LINKED`]. Above: a count that changes when the record
+    /// is used again.
     pub link: AtomicU64,
     pub state: AtomicU32,
     /// See [`socket_flags`].
@@ -94,6 +103,10 @@ pub struct SocketRecord {
     pub items: AtomicU32,
     /// SO_RCVLOWAT.
     pub receive_least: AtomicU32,
+    /// Tasks asleep in Linux's poll on this socket. So far what the peer reads: it shall not change with each message.
+    pub sleepers: AtomicU32,
+    pub next_free: AtomicU32,
+    pub _pad0: [u64; 2],
     /// Guards this end's producer and its `kernel_sent`.
     pub send_claim: Claim,
     /// Guards this end's consumer and its `kernel_received`.
@@ -103,7 +116,8 @@ pub struct SocketRecord {
     pub kernel_received: AtomicU64,
     /// Calls made while searching.
     pub tries: AtomicU32,
-    pub next_free: AtomicU32,
+    /// Guards `items`.
+    pub items_claim: Claim,
     /// Time-stamp counter at the last look at Linux's socket.
     pub looked_at: AtomicU64,
     /// Network namespace cookie (SO_NETNS_COOKIE).
@@ -115,27 +129,23 @@ pub struct SocketRecord {
     pub remote_port: AtomicU32,
     /// Hash of the connection, the same at both ends.
     pub hash: AtomicU64,
-    pub _pad: [u64; 7],
+    pub _pad: [u64; 4],
 }
 
 /// One end's part in a connection: written by its tasks, but for what says otherwise.
 #[repr(C, align(64))]
 pub struct EndRecord {
-    /// Tasks asleep in Linux's poll on this end's socket.
-    pub sleepers: AtomicU32,
-    /// The peer has sent a wake-up byte that has not been taken yet. Set by the peer.
+    /// A wake-up byte for this end's sleepers has been sent and not been taken yet. Set by the peer.
     pub kick_pending: AtomicU32,
     /// This end waits for room to write.
     pub wants_room: AtomicU32,
-    /// How many of this end's tasks are waking the peer right now.
-    pub notifying: AtomicU32,
     /// Wake-up bytes that this end has sent, and taken.
     pub kicks_sent: AtomicU64,
     pub kicks_taken: AtomicU64,
     /// Bytes this end had sent through Linux when it went over to its ring, + 1; 0: it has not.
     pub switched: AtomicU64,
-    /// Bytes this end had put into its ring when it went back to Linux, + 1; 0: it has not. See `kicks_sent`, which
-    /// does not grow any more.
+    /// Bytes this end had put into its ring when it went back to Linux, + 1; 0: it has not. `kicks_sent` does not grow
+    /// any more then.
     pub returned: AtomicU64,
     /// See [`EndState`].
     pub ended: AtomicU32,
@@ -144,6 +154,10 @@ pub struct EndRecord {
     /// Index of its socket.
     pub socket: AtomicU32,
     pub container: AtomicU32,
+    pub _pad0: [u64; 1],
+    /// How many of this end's tasks are waking the peer right now. On a cache line of its own: it changes with each message.
+    pub notifying: AtomicU32,
+    pub _pad1: [u32; 15],
 }
 
 /// What an end has said last.
@@ -159,6 +173,18 @@ pub enum EndState {
     Reset = 3,
 }
 
+/// Whether, and how, a connection goes back to Linux.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Returning {
+    No = 0,
+    /// What is in the rings is read there.
+    Drained = 1,
+    /// End 0, or end 1, reads nothing any more: the other one takes back what it has not read, and sends it again.
+    TakenBackFrom0 = 2,
+    TakenBackFrom1 = 3,
+}
+
 /// Bytes of a connection's inline store for each direction.
 pub const INLINE_LEN: usize = 1728;
 
@@ -168,7 +194,7 @@ pub struct ConnectionRecord {
     pub next_free: AtomicU32,
     /// Non-zero while in use.
     pub in_use: AtomicU32,
-    /// Both ends go back to Linux.
+    /// Both ends go back to Linux: see [`Returning`].
     pub returning: AtomicU32,
     pub _pad: [u32; 13],
     pub ends: [EndRecord; 2],
@@ -226,10 +252,13 @@ pub struct SetRecord {
     pub next_free: AtomicU32,
     /// Upper half of the data of Linux's registrations, by which items are told from other members.
     pub tag: AtomicU32,
+    /// 0: free; 1: in use; 2: has, or has had, a member that runs over rings.
     pub in_use: AtomicU32,
     /// Time-stamp counter at the last look at Linux's set.
     pub looked_at: AtomicU64,
-    pub _pad: [u64; 1],
+    /// Others may be asleep on Linux's set without being counted in `sleepers`: it is a member of another set, or polled.
+    pub watched: AtomicU32,
+    pub _pad: u32,
 }
 
 /// Entries of a bucket of the directory.

@@ -15,5 +15,6 @@ pub mod memory;
 pub mod process;
 pub mod raw;
 pub mod signal;
+pub mod socket;
 
 pub use pegasus_abi::{Errno, Result};

@@ -318,3 +318,43 @@ pub fn yield_now() {
     // SAFETY: no memory is touched.
     let _ = unsafe { call1(nr::SCHED_YIELD, 0) };
 }
+
+/// Sleeps for so long, or until a signal comes.
+pub fn pause_ns(ns: u64) {
+    let time = [ns / 1_000_000_000, ns % 1_000_000_000];
+    // SAFETY: the kernel only reads `time`.
+    let _ = unsafe { call2(nr::NANOSLEEP, time.as_ptr() as usize, 0) };
+}
+
+/// CLOCK_MONOTONIC.
+pub fn monotonic_ns() -> u64 {
+    const CLOCK_MONOTONIC: usize = 1;
+    let mut time = [0u64; 2];
+    // SAFETY: the kernel writes a timespec to `time`.
+    let _ = unsafe {
+        call2(
+            nr::CLOCK_GETTIME,
+            CLOCK_MONOTONIC,
+            time.as_mut_ptr() as usize,
+        )
+    };
+    time[0] * 1_000_000_000 + time[1]
+}
+
+/// How many CPUs the calling task may use.
+pub fn usable_cpus() -> u32 {
+    let mut mask = [0u64; 128];
+    // SAFETY: the kernel writes at most the mask's length.
+    let done = unsafe {
+        call3(
+            nr::SCHED_GETAFFINITY,
+            0,
+            size_of_val(&mask),
+            mask.as_mut_ptr() as usize,
+        )
+    };
+    match done {
+        Ok(_) => mask.iter().map(|word| word.count_ones()).sum(),
+        Err(_) => 1,
+    }
+}

@@ -6,6 +6,7 @@ use crate::exec::image::OpenImage;
 use crate::limits::{STACK_GUARD_LEN, STACK_LEN_MAX, STACK_LEN_MIN};
 use crate::mm::{Layout, SpaceInner};
 use crate::signal::is_kept;
+use crate::socket::descriptors::Table;
 use crate::task::{Process, Thread, header, instance_kind};
 use crate::usermem::UserPtr;
 use alloc::vec::Vec;
@@ -83,6 +84,7 @@ fn close_on_exec(program: &Prepared) {
     for fd in crate::procfs::open_descriptors() {
         let is_ours = keep.contains(&Some(fd));
         if !is_ours && file::descriptor_flags(fd).is_ok_and(|flags| flags & 1 != 0) {
+            Table::current().clear(fd);
             file::close(fd);
         }
     }

@@ -11,7 +11,7 @@ use crate::task::{Process, Thread};
 use crate::usermem::UserPtr;
 use core::sync::atomic::Ordering;
 use pegasus_abi::signal::{
-    SA_NODEFER, SA_ONSTACK, SA_RESETHAND, SIG_DFL, SIG_IGN, SIGSEGV, SIGSYS, SIGTRAP,
+    SA_NODEFER, SA_ONSTACK, SA_RESETHAND, SA_RESTART, SIG_DFL, SIG_IGN, SIGSEGV, SIGSYS, SIGTRAP,
     SS_AUTODISARM, SYS_SECCOMP, SigAction, SigContext, SigFrame, SigInfo, SigSet, StackT, UContext,
     USER_CS, USER_DS, bit,
 };
@@ -93,6 +93,7 @@ pub fn from_stash(thread: &'static Thread, regs: &mut Regs) {
     } else {
         decide(thread.process(), &info)
     };
+    settle_restart(regs, &verdict);
     let Verdict::Handle(action) = verdict else {
         stash.valid = false;
         thread.area.clear_pending(pending::SIGNAL);
@@ -146,9 +147,31 @@ fn restart_if_given_up(regs: &mut Regs) {
     }
 }
 
-/// [`restart_if_given_up`] for a thread that has nothing to deliver after all.
+/// The same for a call that had begun to wait: whether it is started again depends on what becomes of the signal.
+fn settle_restart(regs: &mut Regs, verdict: &Verdict) {
+    let waits = [Errno::ERESTART_IF_ASKED, Errno::ERESTARTNOHAND];
+    let Some(errno) = waits
+        .into_iter()
+        .find(|errno| regs.rax == errno.to_return())
+    else {
+        return;
+    };
+    let is_interrupted = match verdict {
+        Verdict::Handle(action) => errno == Errno::ERESTARTNOHAND || action.flags & SA_RESTART == 0,
+        Verdict::Ignore | Verdict::Default => false,
+    };
+    if is_interrupted {
+        regs.rax = Errno::EINTR.to_return();
+    } else {
+        regs.rax = Errno::ERESTARTSYS.to_return();
+        restart_if_given_up(regs);
+    }
+}
+
+/// For a thread that has nothing to deliver after all.
 pub fn restart_call(regs: &mut Regs) {
     restart_if_given_up(regs);
+    settle_restart(regs, &Verdict::Ignore);
 }
 
 fn context_of(regs: &Regs) -> SigContext {

@@ -7,6 +7,7 @@
 //! judge.
 
 use crate::entry::Call;
+use crate::socket::returning;
 use crate::syscall::table::{forward, forward_as};
 use crate::usermem::UserPtr;
 use alloc::vec::Vec;
@@ -51,6 +52,10 @@ pub fn seccomp(call: &Call) -> Result {
     const SET_MODES: core::ops::RangeInclusive<usize> = 0..=1;
     let [operation, _, program, ..] = call.args;
     let is_filter = operation == SECCOMP_SET_MODE_FILTER;
+    if SET_MODES.contains(&operation) {
+        // Rings need calls of the vkernel's own, which the filter may forbid.
+        returning::keep_all(call.thread);
+    }
     let done = install(call, is_filter.then_some(program))?;
     if SET_MODES.contains(&operation) {
         call.thread.process().note_filter();
@@ -62,6 +67,7 @@ pub fn seccomp(call: &Call) -> Result {
 pub fn set_seccomp(call: &Call) -> Result {
     let [_, mode, program, ..] = call.args;
     let is_filter = mode == SECCOMP_MODE_FILTER;
+    returning::keep_all(call.thread);
     let done = install(call, is_filter.then_some(program))?;
     call.thread.process().note_filter();
     Ok(done)

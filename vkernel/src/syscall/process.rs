@@ -5,6 +5,7 @@ use crate::boot::supervise;
 use crate::entry::Call;
 use crate::exec::{self, Strings, Unprepared};
 use crate::signal::{KEPT, is_kept};
+use crate::socket::returning;
 use crate::syscall::filter;
 use crate::syscall::path::exe_of;
 use crate::syscall::table::{forward, forward_as};
@@ -110,6 +111,7 @@ fn run_native(call: &Call, reason: &str) -> Result {
         };
         return Err(supervise::run(call.thread, &execution, || ()));
     }
+    returning::before_native_program(call.thread, process);
     let record = process.record();
     process.set_native_reason(reason);
     let state = [ProcessState::Resident, ProcessState::Satellite]
@@ -313,7 +315,10 @@ fn has_resource_capability() -> bool {
 /// io_uring_setup(2): its rings can only be mapped where Linux chooses, which in a shared instance may be between neighbours.
 pub fn io_uring_setup(call: &Call) -> Result {
     match instance_kind() {
-        InstanceKind::Own => forward(call),
+        InstanceKind::Own => {
+            returning::keep_all(call.thread);
+            forward(call)
+        }
         InstanceKind::Shared => Err(Errno::ENOSYS),
     }
 }

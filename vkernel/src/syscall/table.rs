@@ -5,7 +5,9 @@
 #![allow(unsafe_code)]
 
 use crate::entry::Call;
-use crate::syscall::{filter, memory, path, process, signal, task, time, wait};
+use crate::epoll::control::epoll_ctl;
+use crate::syscall::net::{connect, option, recv, send, shutdown};
+use crate::syscall::{descriptor, filter, memory, path, poll, process, signal, task, time, wait};
 use pegasus_abi::errno::from_return;
 use pegasus_abi::nr::{self, NR_LEN};
 use pegasus_abi::{Errno, Result};
@@ -59,6 +61,36 @@ const ROWS: &[(usize, Support)] = &[
     (nr::SIGALTSTACK, Full(signal::sigaltstack)),
     (nr::RT_SIGSUSPEND, Full(wait::rt_sigsuspend)),
     (nr::RT_SIGTIMEDWAIT, Full(wait::rt_sigtimedwait)),
+    (nr::SOCKET, Full(connect::socket)),
+    (nr::LISTEN, Full(connect::listen)),
+    (nr::ACCEPT, Full(connect::accept)),
+    (nr::ACCEPT4, Full(connect::accept)),
+    (nr::READ, Full(recv::read)),
+    (nr::READV, Full(recv::readv)),
+    (nr::RECVFROM, Full(recv::recvfrom)),
+    (nr::RECVMSG, Full(recv::recvmsg)),
+    (nr::RECVMMSG, Full(recv::recvmmsg)),
+    (nr::WRITE, Full(send::write)),
+    (nr::WRITEV, Full(send::writev)),
+    (nr::SENDTO, Full(send::sendto)),
+    (nr::SENDMSG, Full(send::sendmsg)),
+    (nr::SENDMMSG, Full(send::sendmmsg)),
+    (nr::SENDFILE, Full(send::sendfile)),
+    (nr::SPLICE, Full(send::splice)),
+    (nr::SHUTDOWN, Full(shutdown::shutdown)),
+    (nr::SETSOCKOPT, Full(option::setsockopt)),
+    (nr::GETSOCKOPT, Full(option::getsockopt)),
+    (nr::IOCTL, Full(option::ioctl)),
+    (nr::CLOSE, Full(descriptor::close)),
+    (nr::CLOSE_RANGE, Full(descriptor::close_range)),
+    (nr::DUP, Full(descriptor::dup)),
+    (nr::DUP2, Full(descriptor::dup2)),
+    (nr::DUP3, Full(descriptor::dup2)),
+    (nr::FCNTL, Full(descriptor::fcntl)),
+    (nr::POLL, Full(poll::poll)),
+    (nr::SELECT, Full(poll::select)),
+    (nr::EPOLL_CTL, Full(epoll_ctl)),
+    (nr::EPOLL_WAIT, Full(wait::epoll_wait)),
     (nr::PPOLL, Full(wait::ppoll)),
     (nr::PSELECT6, Full(wait::pselect6)),
     (nr::EPOLL_PWAIT, Full(wait::epoll_pwait)),
@@ -139,12 +171,41 @@ static TABLE: [Support; NR_LEN] = {
     table
 };
 
-/// For the gate: 1 for each call that has a row.
+/// Of the rows above, those that concern Linux alone when their first argument, a descriptor, is not a known one.
+const BY_DESCRIPTOR: &[usize] = &[
+    nr::READ,
+    nr::READV,
+    nr::RECVFROM,
+    nr::RECVMSG,
+    nr::RECVMMSG,
+    nr::WRITE,
+    nr::WRITEV,
+    nr::SENDTO,
+    nr::SENDFILE,
+    nr::SHUTDOWN,
+    nr::SETSOCKOPT,
+    nr::GETSOCKOPT,
+    nr::LISTEN,
+    nr::ACCEPT,
+    nr::ACCEPT4,
+    nr::IOCTL,
+    nr::CLOSE,
+    nr::DUP,
+    nr::FCNTL,
+    nr::EPOLL_WAIT,
+];
+
+/// For the gate: how each call goes. See [`gate::SERVED`].
 pub const fn served() -> [u8; NR_LEN] {
     let mut served = [0; NR_LEN];
     let mut row = 0;
     while row < ROWS.len() {
-        served[ROWS[row].0] = 1;
+        served[ROWS[row].0] = gate::SERVED;
+        row += 1;
+    }
+    let mut row = 0;
+    while row < BY_DESCRIPTOR.len() {
+        served[BY_DESCRIPTOR[row]] = gate::SERVED_BY_DESCRIPTOR;
         row += 1;
     }
     served

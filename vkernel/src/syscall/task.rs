@@ -6,6 +6,8 @@ use crate::heap::Arena;
 use crate::mm::Layout;
 use crate::signal::is_kept;
 use crate::signal::receive::kernel_action;
+use crate::socket::descriptors::Table;
+use crate::socket::returning;
 use crate::syscall::table::forward;
 use crate::task::process::Borrower;
 use crate::task::record::{self, change, claim_record, free_record};
@@ -13,8 +15,8 @@ use crate::task::{Process, ProcessArgs, Thread, header};
 use crate::usermem::UserPtr;
 use core::sync::atomic::Ordering;
 use pegasus_abi::clone::{
-    CLONE_ARGS_SIZE_MIN, CLONE_CLEAR_SIGHAND, CLONE_SIGHAND, CLONE_THREAD, CLONE_VFORK, CLONE_VM,
-    CSIGNAL, CloneArgs,
+    CLONE_ARGS_SIZE_MIN, CLONE_CLEAR_SIGHAND, CLONE_FILES, CLONE_SIGHAND, CLONE_THREAD,
+    CLONE_VFORK, CLONE_VM, CSIGNAL, CloneArgs,
 };
 use pegasus_abi::signal::{SIG_IGN, SIGCHLD, SIGNALS_MAX, SigAction, StackT};
 use pegasus_abi::{Errno, Result, nr};
@@ -262,10 +264,21 @@ fn restore_kept_handlers() {
     }
 }
 
+fn index_is_private(process: &Process) -> bool {
+    !Table::of(process).is_usable()
+}
+
 /// A child process that borrows its parent's memory: vfork(2), posix_spawn(3), or CLONE_VM alone.
 fn start_borrower(call: &Call, request: &Request) -> Result {
     let parent = call.thread.process();
+    if request.flags & CLONE_FILES != 0 {
+        returning::keep_all(call.thread);
+    }
     let (child, thread) = make_borrower(parent, request)?;
+    if index_is_private(child) {
+        returning::before_blind_child(call.thread);
+    }
+    Table::of(parent).copy_to(Table::of(child));
     let (record, index) = (child.record(), child.record_index());
     prepare(call, thread, request);
     thread
@@ -285,6 +298,7 @@ fn start_borrower(call: &Call, request: &Request) -> Result {
         }
         _ => {
             // Linux has kept this task waiting until the child had its own memory or was gone.
+            Table::of(child).abandon();
             thread.release_memory();
             child.release_memory();
             free_record(index);
@@ -328,6 +342,7 @@ pub fn borrower(parent: &'static Process) -> Result<(&'static Process, &'static 
 
 /// That child has its own memory, and runs as `pid`; or is gone.
 pub fn release_borrower(child: &'static Process, thread: &'static Thread, pid: Option<i32>) {
+    Table::of(child).abandon();
     let (record, index) = (child.record(), child.record_index());
     match pid {
         Some(pid) => {
@@ -357,6 +372,10 @@ fn begin_process(thread: &'static Thread) {
 /// fork(2): a satellite, with a copy of its container's memory and the shared heap.
 fn start_fork(call: &Call, request: &Request) -> Result {
     let parent = call.thread.process();
+    if request.flags & CLONE_FILES != 0 {
+        // One table of Linux's, two of the vkernel's.
+        returning::keep_all(call.thread);
+    }
     match claim_for_child(parent) {
         Some(index) => {
             let record = &header().processes[index as usize];
@@ -382,6 +401,7 @@ fn fork_into_private_memory(call: &Call, request: &Request) -> Result {
         Layout::Whole => 0,
         Layout::Slot(slot) => slot,
     };
+    returning::before_blind_child(call.thread);
     // The place of the arena is the same for all threads of this process.
     let _one_at_a_time = parent.private_forks.lock();
     let arena = parent
@@ -419,7 +439,12 @@ fn fork_into(call: &Call, request: &Request, arena: &'static Arena, index: Optio
     thread
         .clears_handlers
         .set(request.flags & CLONE_CLEAR_SIGHAND != 0);
-    space.with_inheritable(|| clone_to(call, thread, request, begin_fork))
+    Table::of(parent).copy_to(Table::of(child));
+    let done = space.with_inheritable(|| clone_to(call, thread, request, begin_fork));
+    if done.is_err() {
+        Table::of(child).abandon();
+    }
+    done
 }
 
 extern "C" fn begin_fork(area: &'static Area) {
@@ -446,6 +471,7 @@ pub fn exit(call: &Call) -> Result {
         return Err(Errno::ERESTARTSYS);
     }
     if process.is_last_thread(thread) {
+        Table::of(process).close_all();
         crate::boot::home::announce_exit(process, status);
         end(thread, nr::EXIT, status)
     }
@@ -465,6 +491,9 @@ pub fn leave(thread: &'static Thread, status: i32) -> ! {
 pub fn exit_group(call: &Call) -> Result {
     let status = call.args[0] as i32;
     let process = call.thread.process();
+    if !process.has_filter() {
+        Table::of(process).close_all();
+    }
     crate::boot::home::announce_exit(process, status);
     if !process.has_filter() && process.is_last_thread(call.thread) {
         pegasus_host::signal::set_mask(!0);

@@ -1,15 +1,19 @@
 //! Calls that wait with another signal mask than the thread's, or for a signal: sigsuspend(2), ppoll(2), pselect(2),
 //! epoll_pwait(2), sigtimedwait(2).
 //!
-//! Linux does the waiting. The vkernel takes the signals that it must always get out of the masks, and remembers the
+//! Linux does the waiting, unless sockets with rings are among what is waited for. The vkernel takes the signals that it must always get out of the masks, and remembers the
 //! mask: a handler that ends the wait starts with that one, and not with the thread's.
 
 use crate::entry::Call;
+use crate::epoll::wait;
 use crate::signal::{KEPT, UNBLOCKABLE, doorbell};
+use crate::socket::descriptors::{Entry, Table};
+use crate::syscall::poll;
 use crate::syscall::table::{forward, forward_as};
 use crate::usermem::UserPtr;
+use pegasus_abi::poll::Timespec;
 use pegasus_abi::signal::{SigInfo, SigSet, bit};
-use pegasus_abi::{Errno, Result};
+use pegasus_abi::{Errno, Result, nr};
 use pegasus_arch::area::pending;
 
 const SIGSET_LEN: usize = size_of::<SigSet>();
@@ -19,18 +23,70 @@ pub fn rt_sigsuspend(call: &Call) -> Result {
 }
 
 pub fn ppoll(call: &Call) -> Result {
-    with_mask(call, 3, call.args[3], call.args[4])
+    let [_, _, _, mask_at, len, _] = call.args;
+    let mask = read_mask(mask_at, len);
+    // A mask that Linux refuses.
+    let is_plain = mask_at != 0 && mask.is_none();
+    let done = if is_plain {
+        None
+    } else {
+        poll::ppoll(call, mask.as_ref())
+    };
+    done.unwrap_or_else(|| with_mask(call, 3, mask_at, len))
 }
 
+pub fn epoll_wait(call: &Call) -> Result {
+    let Entry::Set(set) = Table::of(call.thread.process()).get(call.args[0]) else {
+        return forward(call);
+    };
+    wait::epoll_wait(call, set, milliseconds(call.args[3]), None)
+}
+
+fn milliseconds(timeout: usize) -> Option<Timespec> {
+    let timeout = i64::from(timeout as i32);
+    (timeout >= 0).then(|| Timespec {
+        sec: timeout / 1000,
+        nsec: timeout % 1000 * 1_000_000,
+    })
+}
+
+/// epoll_pwait(2) and epoll_pwait2(2).
 pub fn epoll_pwait(call: &Call) -> Result {
-    with_mask(call, 4, call.args[4], call.args[5])
+    let [set_fd, _, _, timeout, mask_at, len] = call.args;
+    let Entry::Set(set) = Table::of(call.thread.process()).get(set_fd) else {
+        return with_mask(call, 4, mask_at, len);
+    };
+    let mask = read_mask(mask_at, len);
+    if mask_at != 0 && mask.is_none() {
+        return forward(call);
+    }
+    let timeout = if call.nr == nr::EPOLL_PWAIT {
+        milliseconds(timeout)
+    } else if timeout == 0 {
+        None
+    } else {
+        let time: Timespec = UserPtr(timeout).read()?;
+        if time.sec < 0 || !(0..1_000_000_000).contains(&time.nsec) {
+            return Err(Errno::EINVAL);
+        }
+        Some(time)
+    };
+    wait::epoll_wait(call, set, timeout, mask.as_ref())
 }
 
 /// The mask's address and length lie in memory, one call argument being short.
 pub fn pselect6(call: &Call) -> Result {
-    let Ok([mask_at, len]) = UserPtr(call.args[5]).read::<[u64; 2]>() else {
+    let pair = UserPtr(call.args[5]).read::<[u64; 2]>();
+    if pair.is_err() && call.args[5] != 0 {
         return forward(call);
-    };
+    }
+    let [mask_at, len] = pair.unwrap_or_default();
+    let mask = read_mask(mask_at as usize, len as usize);
+    if (mask_at == 0 || mask.is_some())
+        && let Some(done) = poll::pselect6(call, mask.as_ref())
+    {
+        return done;
+    }
     let Some(mask) = read_mask(mask_at as usize, len as usize) else {
         return forward(call);
     };

@@ -81,6 +81,8 @@ pub struct Process {
     pub program: Cell<ProgramMap>,
     /// The program has installed a seccomp filter: it may kill whoever makes a call that the program itself does not.
     has_filter: AtomicBool,
+    /// Its sockets are Linux's alone: see `socket::returning`.
+    keeps_kernel_sockets: AtomicBool,
     /// Timers of timer_create(2), which do not outlive the program.
     pub timers: Lock<BTreeSet<i32>>,
     /// Held while a child is made in private memory.
@@ -121,6 +123,7 @@ impl Process {
             dumpable: AtomicU32::new(1),
             program: Cell::new(ProgramMap::default()),
             has_filter: AtomicBool::new(false),
+            keeps_kernel_sockets: AtomicBool::new(false),
             timers: Lock::new(BTreeSet::new()),
             private_forks: Lock::new(()),
             borrowers: Lock::new(Vec::new()),
@@ -189,6 +192,19 @@ impl Process {
         }
     }
 
+    pub fn keeps_kernel_sockets(&self) -> bool {
+        self.keeps_kernel_sockets.load(Ordering::Relaxed)
+    }
+
+    pub fn keep_kernel_sockets(&self) {
+        self.keeps_kernel_sockets.store(true, Ordering::Relaxed);
+    }
+
+    /// Nobody but the caller uses its descriptors: there has never been a second thread.
+    pub fn has_had_one_thread(&self) -> bool {
+        self.record().threads.load(Ordering::Relaxed) == 1
+    }
+
     /// The record whose arena this process lives in: its own, or its lender's. `None` for one in private memory.
     pub fn arena_record(&self) -> Option<u32> {
         match self.record().lender.load(Ordering::Relaxed) {
@@ -210,6 +226,8 @@ impl Process {
     pub fn inherit_from(&self, parent: &Process) {
         self.has_filter
             .store(parent.has_filter(), Ordering::Relaxed);
+        self.keeps_kernel_sockets
+            .store(parent.keeps_kernel_sockets(), Ordering::Relaxed);
     }
 
     /// Deletes the program's timers.

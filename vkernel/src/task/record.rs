@@ -5,6 +5,7 @@
 //! without: see [`private_record`].
 
 use crate::heap::Arena;
+use crate::socket::descriptors::Table;
 use crate::task::header;
 use core::sync::atomic::Ordering;
 use pegasus_abi::Errno;
@@ -45,6 +46,8 @@ fn claim_free(container: u32) -> Option<u32> {
         .iter()
         .position(|record| change(record, ProcessState::Free, ProcessState::Claimed))?;
     reset(&records[index], container);
+    // What a process held that was killed.
+    Table::of_record(index as u32).abandon();
     Some(index as u32)
 }
 
@@ -63,6 +66,23 @@ pub fn free_record(index: u32) {
             .state
             .store(ProcessState::Free as u32, Ordering::Release);
     }
+}
+
+/// Whether the process of record `index` has gone, as far as the caller can see.
+pub fn is_gone(index: u32) -> bool {
+    let Some(record) = header().processes.get(index as usize) else {
+        return false;
+    };
+    let state = record.state.load(Ordering::Acquire);
+    if state == ProcessState::Free as u32 || state == ProcessState::Native as u32 {
+        return true;
+    }
+    let process = crate::task::Process::current();
+    let pid = record.pid.load(Ordering::Relaxed);
+    pid > 0
+        && record.container.load(Ordering::Relaxed) == process.container
+        && record.namespace.load(Ordering::Relaxed) == process.namespace()
+        && pegasus_host::signal::kill(pid, 0) == Err(Errno::ESRCH)
 }
 
 fn reset(record: &ProcessRecord, container: u32) {

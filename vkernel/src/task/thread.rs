@@ -3,6 +3,8 @@
 
 use crate::heap::Arena;
 use crate::limits::{FPSTATE_LEN_MAX, SIGNAL_STACK_LEN, VKERNEL_STACK_LEN};
+use crate::socket::descriptors::Table;
+use crate::socket::wait::Patience;
 use crate::task::Process;
 use core::alloc::Layout;
 use core::cell::{Cell, UnsafeCell};
@@ -48,6 +50,8 @@ pub struct Thread {
     pub errand: Cell<usize>,
     /// The mask of a call that has waited with another one than the thread's, when a signal has ended it.
     pub waiting_mask: Cell<Option<SigSet>>,
+    /// What the thread has learnt about waiting.
+    pub patience: Patience,
     /// For a thread that shall load a program: the frame it leaves the vkernel with.
     pub frame: UnsafeCell<SigFrame>,
     pub stash: UnsafeCell<Stash>,
@@ -117,7 +121,9 @@ impl Thread {
         // SAFETY: the caller's promise; the stash is left as it is but for its flag, which avoids touching
         // its pages.
         unsafe {
-            (&raw mut (*place).area).write(Area::new(stack_top, shard, place.cast()));
+            let descriptors = Table::of(process).address();
+            let area = Area::new(stack_top, shard, place.cast(), descriptors);
+            (&raw mut (*place).area).write(area);
             (*place).area.settle();
             (&raw mut (*place).process).write(process);
             (&raw mut (*place).other_arena).write(Cell::new(None));
@@ -130,6 +136,7 @@ impl Thread {
             (&raw mut (*place).errand).write(Cell::new(0));
             (&raw mut (*place).clears_handlers).write(Cell::new(false));
             (&raw mut (*place).waiting_mask).write(Cell::new(None));
+            (&raw mut (*place).patience).write(Patience::new());
             (*(*place).stash.get()).valid = false;
             (&raw mut (*place).signal_stack).write(StackT {
                 sp: signal_base,
@@ -150,6 +157,22 @@ impl Thread {
         let place = (&raw const *self).cast_mut();
         // SAFETY: made by `create_first`; its task is gone, and the caller is the only one left who knows it.
         unsafe { crate::heap::release(place.cast(), layout()) };
+    }
+
+    /// By which name the thread takes claims: its process's, whose end frees them.
+    pub fn claimant(&self) -> u32 {
+        self.process.record_index() + 1
+    }
+
+    /// Something must be done before container code goes on: a wait is given up for it.
+    pub fn has_pending(&self) -> bool {
+        self.area.pending.load(Ordering::Relaxed) != 0
+    }
+
+    /// A signal has ended a call that waited with this mask.
+    pub fn note_waiting_mask(&self, mask: SigSet) {
+        self.waiting_mask
+            .set(Some(mask & !crate::signal::UNBLOCKABLE));
     }
 
     pub fn process(&self) -> &'static Process {

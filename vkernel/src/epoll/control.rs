@@ -1,0 +1,250 @@
+//! epoll_ctl(2).
+
+use crate::entry::Call;
+use crate::epoll::set::{self, add, enqueue, find};
+use crate::socket::connection::Link;
+use crate::socket::descriptors::{Entry, Table};
+use crate::socket::pools::Pooled;
+use crate::syscall::table::{forward, forward_as};
+use crate::usermem::UserPtr;
+use core::sync::atomic::Ordering;
+use pegasus_abi::poll::{
+    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLET, EPOLLEXCLUSIVE, EpollEvent, POLLIN,
+    POLLOUT, POLLRDHUP,
+};
+use pegasus_abi::{Errno, Result};
+use pegasus_contract::socket::{ItemRecord, SetRecord, SocketRecord, socket_flags};
+
+/// What Linux watches a ring's socket for: wake-up bytes, and the peer's end.
+const FOR_RINGS: u32 = POLLIN | POLLRDHUP | EPOLLET;
+
+/// One epoll_ctl(2).
+struct Request<'a> {
+    call: &'a Call,
+    set_fd: usize,
+    operation: usize,
+    fd: usize,
+    event_at: usize,
+}
+
+pub fn epoll_ctl(call: &Call) -> Result {
+    let [set_fd, operation, fd, event_at, ..] = call.args;
+    let request = Request {
+        call,
+        set_fd: set_fd & 0xffff_ffff,
+        operation: operation & 0xffff_ffff,
+        fd: fd & 0xffff_ffff,
+        event_at,
+    };
+    let table = Table::of(call.thread.process());
+    let socket = match table.get(request.fd) {
+        Entry::Socket(socket) if may_be_linked(socket) => Some(socket),
+        Entry::Set(inner) => {
+            inner.watched.store(1, Ordering::SeqCst);
+            None
+        }
+        _ => None,
+    };
+    match (table.get(request.set_fd), socket) {
+        (Entry::Set(set), socket) => change(&request, set, socket),
+        (Entry::None, Some(socket))
+            if request.operation == EPOLL_CTL_ADD && table.has_room_for(request.set_fd) =>
+        {
+            begin_set(&request, table, socket)
+        }
+        _ => forward(call),
+    }
+}
+
+fn may_be_linked(socket: &SocketRecord) -> bool {
+    let flags = socket.flags.load(Ordering::Relaxed);
+    let has_items = socket.items.load(Ordering::Relaxed) != 0;
+    flags & socket_flags::LISTENING == 0 || has_items
+}
+
+/// The first TCP socket of a set.
+fn begin_set(request: &Request, table: Table, socket: &'static SocketRecord) -> Result {
+    let Some(set) = set::create() else {
+        return forward(request.call);
+    };
+    let added = change(request, set, Some(socket));
+    if added.is_ok() {
+        table.set(request.set_fd, Entry::Set(set));
+    } else {
+        set::destroy(set);
+    }
+    added
+}
+
+fn change(
+    request: &Request,
+    set: &'static SetRecord,
+    socket: Option<&'static SocketRecord>,
+) -> Result {
+    let event = if request.operation == EPOLL_CTL_DEL {
+        EpollEvent::default()
+    } else {
+        UserPtr(request.event_at).read()?
+    };
+    let _pin = set::Pin::new(request.call.thread, set);
+    let held = set::claim(set);
+    let item = find(set, request.fd, socket);
+    let data = event.data;
+    let is_ours = data >> 32 == u64::from(set.tag.load(Ordering::Relaxed));
+    match (request.operation, item) {
+        (EPOLL_CTL_ADD, None) if socket.is_some() || is_ours => {
+            add_item(request, set, socket, &event)
+        }
+        (EPOLL_CTL_MOD, Some(item)) => change_item(request, set, item, &event),
+        (EPOLL_CTL_MOD, None) if is_ours => Err(Errno::ENOENT),
+        (EPOLL_CTL_DEL, Some(item)) => {
+            let done = forward(request.call);
+            if done.is_ok() {
+                let is_certain = set::detach(set, item);
+                set::release(item, is_certain);
+            }
+            done
+        }
+        // A descriptor of Linux's alone; or Linux knows best what is wrong.
+        _ => {
+            drop(held);
+            forward(request.call)
+        }
+    }
+}
+
+/// The data of Linux's registration of an item.
+pub fn data_of(set: &SetRecord, item: &ItemRecord) -> u64 {
+    u64::from(set.tag.load(Ordering::Relaxed)) << 32 | u64::from(item.index())
+}
+
+/// The item that Linux's data stands for.
+pub fn item_of(set: &SetRecord, data: u64) -> Option<&'static ItemRecord> {
+    if data >> 32 != u64::from(set.tag.load(Ordering::Relaxed)) {
+        return None;
+    }
+    ItemRecord::at(data as u32).filter(|item| {
+        item.set.load(Ordering::Relaxed) == set.index() && item.member.load(Ordering::SeqCst) != 0
+    })
+}
+
+fn store_request(item: &ItemRecord, event: &EpollEvent) {
+    item.events.store(event.events, Ordering::Relaxed);
+    item.data.store(event.data, Ordering::Relaxed);
+    item.spent.store(0, Ordering::Relaxed);
+}
+
+fn add_item(
+    request: &Request,
+    set: &'static SetRecord,
+    socket: Option<&'static SocketRecord>,
+    event: &EpollEvent,
+) -> Result {
+    let item = ItemRecord::claim().ok_or(Errno::ENOMEM)?;
+    let number = socket.map_or(0, |socket| socket.index() + 1);
+    item.socket.store(number, Ordering::Relaxed);
+    item.fd.store(request.fd as u32, Ordering::Relaxed);
+    item.converted.store(0, Ordering::Relaxed);
+    item.queued.store(0, Ordering::Relaxed);
+    store_request(item, event);
+    // Known before Linux can speak of it.
+    add(set, item, socket);
+    let registered = EpollEvent {
+        events: event.events,
+        data: data_of(set, item),
+    };
+    let done = control(request.set_fd, EPOLL_CTL_ADD, request.fd, &registered);
+    if done.is_err() {
+        let is_certain = set::detach(set, item);
+        set::release(item, is_certain);
+        return done;
+    }
+    if socket.is_some_and(|socket| Link::of(socket).is_some()) {
+        make_ready(request.set_fd, set, item);
+    }
+    done
+}
+
+fn change_item(
+    request: &Request,
+    set: &'static SetRecord,
+    item: &'static ItemRecord,
+    event: &EpollEvent,
+) -> Result {
+    let exclusive = (item.events.load(Ordering::Relaxed) | event.events) & EPOLLEXCLUSIVE;
+    if exclusive != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if item.converted.load(Ordering::Relaxed) == 0 {
+        let registered = EpollEvent {
+            events: event.events,
+            data: data_of(set, item),
+        };
+        control(request.set_fd, EPOLL_CTL_MOD, request.fd, &registered)?;
+    }
+    store_request(item, event);
+    make_ready(request.set_fd, set, item);
+    Ok(0)
+}
+
+/// Queues an item, and wakes somebody who sleeps on the set.
+fn make_ready(set_fd: usize, set: &'static SetRecord, item: &'static ItemRecord) {
+    enqueue(set, item);
+    if set::wants_wake_up(set) {
+        wake_sleeper(set_fd, set, item);
+    }
+}
+
+/// Lets Linux report `item` once more: a socket can be written, so asking for that is answered at once.
+pub fn wake_sleeper(set_fd: usize, set: &SetRecord, item: &ItemRecord) {
+    if item.converted.load(Ordering::Relaxed) == 0 {
+        return;
+    }
+    let event = EpollEvent {
+        events: FOR_RINGS | POLLOUT,
+        data: data_of(set, item),
+    };
+    let fd = item.fd.load(Ordering::Relaxed) as usize;
+    let _ = pegasus_host::socket::control_set(set_fd, EPOLL_CTL_MOD, fd, &event);
+}
+
+/// From now on Linux watches the item's socket for wake-up bytes only.
+pub fn convert(set_fd: usize, set: &SetRecord, item: &ItemRecord) {
+    let event = EpollEvent {
+        events: FOR_RINGS,
+        data: data_of(set, item),
+    };
+    if register(set_fd, item, &event) {
+        item.converted.store(1, Ordering::Relaxed);
+        set.in_use.store(2, Ordering::Relaxed);
+    }
+}
+
+/// From now on Linux watches the item's socket for what the program wants.
+pub fn restore(set_fd: usize, set: &SetRecord, item: &ItemRecord) {
+    let spent = item.spent.load(Ordering::Relaxed) != 0;
+    let wanted = item.events.load(Ordering::Relaxed);
+    let event = EpollEvent {
+        events: if spent { 0 } else { wanted },
+        data: data_of(set, item),
+    };
+    if register(set_fd, item, &event) {
+        item.converted.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Changes Linux's registration. An exclusive one can only be made anew.
+fn register(set_fd: usize, item: &ItemRecord, event: &EpollEvent) -> bool {
+    use pegasus_host::socket::control_set;
+    let fd = item.fd.load(Ordering::Relaxed) as usize;
+    if item.events.load(Ordering::Relaxed) & EPOLLEXCLUSIVE == 0 {
+        return control_set(set_fd, EPOLL_CTL_MOD, fd, event).is_ok();
+    }
+    let _ = control_set(set_fd, EPOLL_CTL_DEL, fd, event);
+    control_set(set_fd, EPOLL_CTL_ADD, fd, event).is_ok()
+}
+
+fn control(set_fd: usize, operation: usize, fd: usize, event: &EpollEvent) -> Result {
+    let args = [set_fd, operation, fd, &raw const *event as usize, 0, 0];
+    forward_as(pegasus_abi::nr::EPOLL_CTL, &args)
+}

@@ -1,0 +1,334 @@
+//! Sets, their items, and the queue of items that may be ready.
+
+use crate::socket::pools::Pooled;
+use crate::socket::wake::items_of;
+use core::sync::atomic::{AtomicU32, Ordering};
+use pegasus_contract::socket::{ItemRecord, SetRecord, SocketRecord};
+
+const INDEX_MASK: u64 = 0xffff_ffff;
+
+/// An item of a set may have become ready. Tells whether the set's sleepers need a wake-up, which is then the caller's to send.
+pub fn note_ready(item: &ItemRecord) -> bool {
+    let Some(set) = SetRecord::at(item.set.load(Ordering::Relaxed)) else {
+        return false;
+    };
+    if item.member.load(Ordering::SeqCst) == 0 {
+        return false;
+    }
+    enqueue(set, item);
+    wants_wake_up(set)
+}
+
+/// Whether somebody sleeps on Linux's set whom nobody is waking yet; the caller does so now.
+pub fn wants_wake_up(set: &SetRecord) -> bool {
+    let is_slept_on =
+        set.sleepers.load(Ordering::SeqCst) != 0 || set.watched.load(Ordering::Relaxed) != 0;
+    is_slept_on && set.wake_pending.swap(1, Ordering::SeqCst) == 0
+}
+
+/// Something about a socket has changed that its own process knows and its peer does not.
+pub fn note_all_ready(socket: &SocketRecord) {
+    let thread = crate::task::Thread::current();
+    let Some(socket) = SocketRecord::at(socket.index()) else {
+        return;
+    };
+    let _held = crate::socket::lifecycle::take(&socket.items_claim, thread);
+    for item in items_of(socket) {
+        if let Some(set) = SetRecord::at(item.set.load(Ordering::Relaxed)) {
+            enqueue(set, item);
+        }
+    }
+}
+
+/// Puts an item on its set's queue, unless it is there.
+pub fn enqueue(set: &SetRecord, item: &ItemRecord) {
+    if item.queued.swap(1, Ordering::SeqCst) != 0 {
+        return;
+    }
+    let number = u64::from(item.index() + 1);
+    let mut first = set.queue.load(Ordering::Relaxed);
+    loop {
+        item.next_queued
+            .store((first & INDEX_MASK) as u32, Ordering::Relaxed);
+        let count = (first & !INDEX_MASK).wrapping_add(INDEX_MASK + 1);
+        match set.queue.compare_exchange_weak(
+            first,
+            count | number,
+            Ordering::SeqCst,
+            Ordering::Relaxed,
+        ) {
+            Ok(_) => return,
+            Err(now) => first = now,
+        }
+    }
+}
+
+/// Whether something is queued.
+pub fn has_queued(set: &SetRecord) -> bool {
+    set.queue.load(Ordering::SeqCst) & INDEX_MASK != 0
+}
+
+/// Takes the whole queue, oldest first. The caller holds the set's claim.
+pub fn take_queue(set: &SetRecord) -> Queue {
+    let mut first = set.queue.load(Ordering::Relaxed);
+    while let Err(now) = set.queue.compare_exchange_weak(
+        first,
+        (first & !INDEX_MASK).wrapping_add(INDEX_MASK + 1),
+        Ordering::SeqCst,
+        Ordering::Relaxed,
+    ) {
+        first = now;
+    }
+    // The newest is first: turned round.
+    let mut reversed = 0;
+    let mut next = (first & INDEX_MASK) as u32;
+    let mut count = 0;
+    while let Some(item) = next.checked_sub(1).and_then(ItemRecord::at)
+        && count < ItemRecord::MAX
+    {
+        let number = next;
+        next = item.next_queued.load(Ordering::Relaxed);
+        item.next_queued.store(reversed, Ordering::Relaxed);
+        reversed = number;
+        count += 1;
+    }
+    Queue(reversed)
+}
+
+/// Items taken from a queue, each still marked as queued.
+pub struct Queue(u32);
+
+impl Iterator for Queue {
+    type Item = &'static ItemRecord;
+
+    fn next(&mut self) -> Option<&'static ItemRecord> {
+        let item = ItemRecord::at(self.0.checked_sub(1)?)?;
+        self.0 = item.next_queued.load(Ordering::Relaxed);
+        Some(item)
+    }
+}
+
+/// An item taken from the queue is not queued any more. One that has left its set meanwhile is freed: `false`.
+pub fn unqueue(item: &'static ItemRecord) -> bool {
+    item.queued.store(0, Ordering::SeqCst);
+    core::sync::atomic::fence(Ordering::SeqCst);
+    let is_member = item.member.load(Ordering::SeqCst) != 0;
+    if !is_member && item.queued.swap(1, Ordering::SeqCst) == 0 {
+        item.release();
+    }
+    is_member
+}
+
+/// Adds an item to the lists of its set and socket. The caller holds the set's claim.
+pub fn add(
+    set: &'static SetRecord,
+    item: &'static ItemRecord,
+    socket: Option<&'static SocketRecord>,
+) {
+    item.set.store(set.index(), Ordering::Relaxed);
+    let first = set.items.load(Ordering::Relaxed);
+    item.next_of_set.store(first, Ordering::Relaxed);
+    item.member.store(1, Ordering::SeqCst);
+    set.items.store(item.index() + 1, Ordering::Relaxed);
+    set.items_len.fetch_add(1, Ordering::Relaxed);
+    let Some(socket) = socket else { return };
+    let _held = items_claim(socket);
+    let first = socket.items.load(Ordering::Relaxed);
+    item.next_of_socket.store(first, Ordering::Relaxed);
+    socket.items.store(item.index() + 1, Ordering::SeqCst);
+}
+
+/// The member of a set that stands for descriptor `fd` of `socket` (`None`: not a TCP socket).
+pub fn find(
+    set: &SetRecord,
+    fd: usize,
+    socket: Option<&'static SocketRecord>,
+) -> Option<&'static ItemRecord> {
+    let is_it = |item: &&ItemRecord| {
+        item.set.load(Ordering::Relaxed) == set.index()
+            && item.fd.load(Ordering::Relaxed) as usize == fd
+            && item.member.load(Ordering::Relaxed) != 0
+    };
+    match socket {
+        Some(socket) => items_of(socket).find(is_it),
+        None => members(set)
+            .filter(|item| item.socket.load(Ordering::Relaxed) == 0)
+            .find(|item| is_it(item)),
+    }
+}
+
+/// The items of a set.
+pub fn members(set: &SetRecord) -> impl Iterator<Item = &'static ItemRecord> {
+    let mut next = set.items.load(Ordering::SeqCst);
+    core::iter::from_fn(move || {
+        let item = ItemRecord::at(next.checked_sub(1)?)?;
+        next = item.next_of_set.load(Ordering::SeqCst);
+        Some(item)
+    })
+    .take(ItemRecord::MAX)
+}
+
+/// Takes an item out of a list whose links are given by `next`.
+fn unlink(
+    first: &AtomicU32,
+    item: &ItemRecord,
+    next: impl Fn(&'static ItemRecord) -> &'static AtomicU32,
+) {
+    let number = item.index() + 1;
+    let Some(this) = ItemRecord::at(item.index()) else {
+        return;
+    };
+    let after = next(this).load(Ordering::SeqCst);
+    if first
+        .compare_exchange(number, after, Ordering::SeqCst, Ordering::SeqCst)
+        .is_ok()
+    {
+        return;
+    }
+    let mut at = first.load(Ordering::SeqCst);
+    for _ in 0..ItemRecord::MAX {
+        let Some(before) = at.checked_sub(1).and_then(ItemRecord::at) else {
+            return;
+        };
+        at = next(before).load(Ordering::SeqCst);
+        if at == number {
+            next(before).store(after, Ordering::SeqCst);
+            return;
+        }
+    }
+}
+
+fn leave_socket(item: &'static ItemRecord) {
+    let number = item.socket.load(Ordering::Relaxed);
+    if let Some(socket) = number.checked_sub(1).and_then(SocketRecord::at) {
+        let _held = items_claim(socket);
+        unlink(&socket.items, item, |item| &item.next_of_socket);
+    }
+}
+
+fn leave_set(set: &SetRecord, item: &'static ItemRecord) {
+    unlink(&set.items, item, |item| &item.next_of_set);
+    set.items_len.fetch_sub(1, Ordering::Relaxed);
+    item.member.store(0, Ordering::SeqCst);
+}
+
+pub fn release(item: &'static ItemRecord, is_certain: bool) {
+    // One that is queued is freed by who takes it from there.
+    if is_certain && item.queued.swap(1, Ordering::SeqCst) == 0 {
+        item.release();
+    }
+}
+
+/// A socket is gone: its memberships are. Linux has ended its own.
+pub fn forget_socket(socket: &'static SocketRecord, is_certain: bool) {
+    while let Some(item) = items_of(socket).next() {
+        let Some(set) = SetRecord::at(item.set.load(Ordering::Relaxed)) else {
+            return;
+        };
+        let _held = claim(set);
+        // Its set may have been closed at the same time.
+        if item.member.load(Ordering::SeqCst) != 0 {
+            leave_set(set, item);
+            leave_socket(item);
+            release(item, is_certain);
+        }
+    }
+}
+
+fn items_claim(socket: &'static SocketRecord) -> crate::socket::lifecycle::Held {
+    crate::socket::lifecycle::take(&socket.items_claim, crate::task::Thread::current())
+}
+
+/// Takes the set's claim.
+pub fn claim(set: &'static SetRecord) -> crate::socket::lifecycle::Held {
+    crate::socket::lifecycle::take(&set.claim, crate::task::Thread::current())
+}
+
+/// A set for a descriptor of the calling process.
+pub fn create() -> Option<&'static SetRecord> {
+    let set = SetRecord::claim()?;
+    for word in [
+        &set.sleepers,
+        &set.wake_pending,
+        &set.descriptors,
+        &set.pins,
+        &set.items,
+        &set.items_len,
+        &set.watched,
+    ] {
+        word.store(0, Ordering::Relaxed);
+    }
+    // Not `queue`'s count.
+    set.queue.fetch_and(!INDEX_MASK, Ordering::Relaxed);
+    set.looked_at.store(0, Ordering::Relaxed);
+    set.claim.give_back();
+    set.tag.store(new_tag(), Ordering::Relaxed);
+    set.in_use.store(1, Ordering::Release);
+    Some(set)
+}
+
+/// Data that no program is likely to have given.
+fn new_tag() -> u32 {
+    let mut bytes = [0; 4];
+    pegasus_host::process::random(&mut bytes);
+    u32::from_ne_bytes(bytes) | 1 << 31
+}
+
+/// The last descriptor of a set is closed, and with it Linux's set.
+pub fn destroy(set: &'static SetRecord) {
+    if set.in_use.swap(0, Ordering::SeqCst) == 0 {
+        return;
+    }
+    let held = claim(set);
+    let mut is_certain = true;
+    while let Some(item) = members(set).next() {
+        let certain = detach(set, item);
+        is_certain &= certain;
+        release(item, certain);
+    }
+    for item in take_queue(set) {
+        if item.member.load(Ordering::Relaxed) == 0 {
+            item.release();
+        }
+    }
+    drop(held);
+    if is_certain && set.pins.load(Ordering::SeqCst) == 0 {
+        set.release();
+    }
+}
+
+/// Keeps a set from being used again while a call uses it.
+pub struct Pin(Option<&'static SetRecord>);
+
+impl Pin {
+    pub fn new(thread: &crate::task::Thread, set: &'static SetRecord) -> Pin {
+        if thread.process().has_had_one_thread() {
+            return Pin(None);
+        }
+        set.pins.fetch_add(1, Ordering::SeqCst);
+        Pin(Some(set))
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        if let Some(set) = self.0
+            && set.pins.fetch_sub(1, Ordering::SeqCst) == 1
+            && set.in_use.load(Ordering::SeqCst) == 0
+        {
+            set.release();
+        }
+    }
+}
+
+/// Takes an item out of both lists and waits until no peer looks at it. Tells whether that is certain.
+pub fn detach(set: &SetRecord, item: &'static ItemRecord) -> bool {
+    leave_set(set, item);
+    leave_socket(item);
+    let number = item.socket.load(Ordering::Relaxed);
+    let link = number
+        .checked_sub(1)
+        .and_then(SocketRecord::at)
+        .and_then(crate::socket::connection::Link::of);
+    link.is_none_or(|link| crate::socket::wake::wait_until_unnoticed(&link))
+}

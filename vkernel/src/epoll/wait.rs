@@ -1,0 +1,335 @@
+//! epoll_wait(2) and its kin, for sets that have TCP sockets in them.
+
+use crate::entry::Call;
+use crate::epoll::control::{convert, item_of, restore, wake_sleeper};
+use crate::epoll::set::{self, enqueue, has_queued, take_queue, unqueue};
+use crate::signal::KEPT;
+use crate::socket::connection::Link;
+use crate::socket::descriptors::{Entry, Table};
+use crate::socket::pools::Pooled;
+use crate::socket::receive::note_kernel_events;
+use crate::socket::wait::{self, Deadline, cycles};
+use crate::socket::{lifecycle, readiness};
+use crate::syscall::table::forward_as;
+use crate::task::Thread;
+use crate::usermem::UserPtr;
+use core::sync::atomic::Ordering;
+use pegasus_abi::poll::{EPOLLET, EPOLLONESHOT, EpollEvent, POLLERR, POLLHUP, POLLOUT, Timespec};
+use pegasus_abi::signal::SigSet;
+use pegasus_abi::{Errno, Result, nr};
+use pegasus_contract::socket::{ItemRecord, SetRecord, SocketRecord, socket_flags};
+
+/// A busy set looks at Linux's set at least this often, in cycles: 25 to 50 µs.
+pub const LOOK_AT_KERNEL_CYCLES: u64 = 100_000;
+/// Most events that one call gives.
+const BATCH_MAX: usize = 128;
+
+/// One wait.
+struct Wait<'a> {
+    thread: &'static Thread,
+    set: &'static SetRecord,
+    set_fd: usize,
+    events_at: usize,
+    events_max: usize,
+    deadline: Deadline,
+    is_immediate: bool,
+    mask: Option<&'a SigSet>,
+    given: usize,
+    /// An item that was given, by which a neighbour can be woken.
+    last: Option<&'static ItemRecord>,
+    has_faulted: bool,
+}
+
+/// The wait of `call` on `set`. `timeout`: `None` for ever. `mask`: the one to wait with.
+pub fn epoll_wait(
+    call: &Call,
+    set: &'static SetRecord,
+    timeout: Option<Timespec>,
+    mask: Option<&SigSet>,
+) -> Result {
+    const EVENTS_MAX: usize = i32::MAX as usize / size_of::<EpollEvent>();
+    let [set_fd, events_at, events_max, ..] = call.args;
+    let events_max = events_max as i32;
+    if events_max <= 0 || events_max as usize > EVENTS_MAX {
+        return Err(Errno::EINVAL);
+    }
+    let _pin = set::Pin::new(call.thread, set);
+    let ns = timeout.map(|timeout| {
+        (timeout.sec.max(0) as u64)
+            .saturating_mul(1_000_000_000)
+            .saturating_add(timeout.nsec.max(0) as u64)
+    });
+    let mut wait = Wait {
+        thread: call.thread,
+        set,
+        set_fd: set_fd & 0xffff_ffff,
+        events_at,
+        events_max: (events_max as usize).min(BATCH_MAX),
+        deadline: match ns {
+            None | Some(0) => Deadline::NEVER,
+            Some(ns) => Deadline::after(ns),
+        },
+        is_immediate: ns == Some(0),
+        mask,
+        given: 0,
+        last: None,
+        has_faulted: false,
+    };
+    wait.run()
+}
+
+impl Wait<'_> {
+    fn run(&mut self) -> Result {
+        loop {
+            self.collect();
+            if self.is_time_to_look() {
+                self.look_at_kernel()?;
+            }
+            if self.given > 0 || self.has_faulted {
+                return self.finish();
+            }
+            if self.is_immediate {
+                return Ok(0);
+            }
+            if self.thread.has_pending() {
+                return Err(Errno::ERESTARTNOHAND);
+            }
+            let set = self.set;
+            let has_rings = set.in_use.load(Ordering::Relaxed) == 2;
+            let begin = cycles();
+            if has_rings && wait::look(self.thread, || has_queued(set)) {
+                continue;
+            }
+            if let Some(result) = self.sleep(has_rings.then_some(begin)) {
+                return result;
+            }
+        }
+    }
+
+    fn finish(&mut self) -> Result {
+        if self.given == 0 {
+            return Err(Errno::EFAULT);
+        }
+        // Like Linux, which wakes the next waiter while its ready list is not empty.
+        if let Some(item) = self.last
+            && has_queued(self.set)
+            && self.set.sleepers.load(Ordering::SeqCst) != 0
+            && set::wants_wake_up(self.set)
+        {
+            wake_sleeper(self.set_fd, self.set, item);
+        }
+        Ok(self.given)
+    }
+
+    fn has_room(&self) -> bool {
+        self.given < self.events_max && !self.has_faulted
+    }
+
+    fn give(&mut self, events: u32, data: u64) {
+        let at = self.events_at + self.given * size_of::<EpollEvent>();
+        match UserPtr(at).write(&EpollEvent { events, data }) {
+            Ok(()) => self.given += 1,
+            Err(_) => self.has_faulted = true,
+        }
+    }
+
+    /// Gives what is ready of the queue.
+    fn collect(&mut self) {
+        if !has_queued(self.set) || !self.has_room() {
+            return;
+        }
+        let held = set::claim(self.set);
+        // Queued again behind those that there was no room for: nobody starves.
+        let mut again = [0; BATCH_MAX];
+        let mut again_len = 0;
+        for item in take_queue(self.set) {
+            if !self.has_room() {
+                item.queued.store(0, Ordering::SeqCst);
+                enqueue(self.set, item);
+                continue;
+            }
+            if !unqueue(item) {
+                continue;
+            }
+            let Some(events) = self.evaluate(item).filter(|&events| events != 0) else {
+                continue;
+            };
+            let wanted = item.events.load(Ordering::Relaxed);
+            if wanted & EPOLLONESHOT != 0 {
+                item.spent.store(1, Ordering::Relaxed);
+            } else if wanted & EPOLLET == 0 {
+                again[again_len] = item.index();
+                again_len += 1;
+            }
+            self.give(events, item.data.load(Ordering::Relaxed));
+            self.last = Some(item);
+        }
+        for item in again[..again_len]
+            .iter()
+            .filter_map(|&item| ItemRecord::at(item))
+        {
+            enqueue(self.set, item);
+        }
+        drop(held);
+        if self.set.watched.load(Ordering::Relaxed) != 0
+            && let Some(item) = self.last
+            && again_len > 0
+        {
+            // Who watches this set from outside shall see that it is still ready.
+            wake_sleeper(self.set_fd, self.set, item);
+        }
+    }
+
+    /// The events of an item that the program wants. `None`: Linux's to tell.
+    fn evaluate(&self, item: &'static ItemRecord) -> Option<u32> {
+        evaluate(self.thread, self.set, self.set_fd, item)
+    }
+
+    fn is_time_to_look(&self) -> bool {
+        let nothing_yet = self.given == 0 && self.is_immediate;
+        let looked_at = self.set.looked_at.load(Ordering::Relaxed);
+        let has_rings = self.set.in_use.load(Ordering::Relaxed) == 2;
+        let is_long_ago = cycles().wrapping_sub(looked_at) > LOOK_AT_KERNEL_CYCLES || !has_rings;
+        self.has_room() && is_long_ago && (self.given > 0 || nothing_yet)
+    }
+
+    fn look_at_kernel(&mut self) -> Result<()> {
+        self.set.looked_at.store(cycles(), Ordering::Relaxed);
+        let mut events = [EpollEvent::default(); BATCH_MAX];
+        let room = self.events_max - self.given;
+        let len = pegasus_host::socket::ready_in_set(self.set_fd, &mut events[..room])?;
+        self.take_from_kernel(&events[..len]);
+        Ok(())
+    }
+
+    /// Gives what Linux has reported, and what that makes ready.
+    fn take_from_kernel(&mut self, events: &[EpollEvent]) {
+        for event in events {
+            let (bits, data) = (event.events, event.data);
+            match item_of(self.set, data) {
+                None => self.give(bits, data),
+                Some(item) if self.is_ring(item, bits) => enqueue(self.set, item),
+                Some(item) => self.give(bits, item.data.load(Ordering::Relaxed)),
+            }
+        }
+        self.collect();
+    }
+
+    /// Whether an item that Linux has reported is for [`evaluate`] to judge.
+    fn is_ring(&self, item: &ItemRecord, bits: u32) -> bool {
+        let Some(socket) = socket_of(item) else {
+            return false;
+        };
+        let is_converted = item.converted.load(Ordering::Relaxed) != 0;
+        let is_retired = socket.flags.load(Ordering::Relaxed) & socket_flags::RETIRED != 0;
+        match Link::of(socket) {
+            Some(link) if is_converted => {
+                note_kernel_events(socket, &link, bits);
+                true
+            }
+            Some(_) => !is_retired,
+            None => is_converted,
+        }
+    }
+
+    /// Sleeps in Linux. `Some`: the call is over.
+    fn sleep(&mut self, waits_since: Option<u64>) -> Option<Result> {
+        self.set.sleepers.fetch_add(1, Ordering::SeqCst);
+        if has_queued(self.set) {
+            self.set.sleepers.fetch_sub(1, Ordering::SeqCst);
+            return None;
+        }
+        let mut events = [EpollEvent::default(); BATCH_MAX];
+        let left = self.deadline.left();
+        let done = self.wait_in_kernel(&mut events, left);
+        self.set.sleepers.fetch_sub(1, Ordering::SeqCst);
+        self.set.wake_pending.store(0, Ordering::SeqCst);
+        self.set.looked_at.store(cycles(), Ordering::Relaxed);
+        if let Some(begin) = waits_since {
+            wait::learn(self.thread, begin);
+        }
+        match done {
+            Ok(0) => {
+                self.collect();
+                let is_over = self.given > 0 || self.deadline.is_over();
+                is_over.then(|| Ok(self.given))
+            }
+            Ok(len) => {
+                self.take_from_kernel(&events[..len]);
+                None
+            }
+            Err(Errno::EINTR | Errno::ERESTARTSYS) => {
+                if let Some(mask) = self.mask
+                    && self.thread.stash().valid
+                {
+                    self.thread.note_waiting_mask(*mask);
+                }
+                Some(Err(Errno::ERESTARTNOHAND))
+            }
+            Err(errno) => Some(Err(errno)),
+        }
+    }
+
+    fn wait_in_kernel(&self, events: &mut [EpollEvent], left: Option<Timespec>) -> Result {
+        let timeout = left.as_ref().map_or(0, |left| &raw const *left as usize);
+        let mask = self.mask.map(|mask| mask & !KEPT);
+        let mask_at = mask.as_ref().map_or(0, |mask| &raw const *mask as usize);
+        let args = [
+            self.set_fd,
+            events.as_mut_ptr() as usize,
+            self.events_max,
+            timeout,
+            mask_at,
+            size_of::<SigSet>(),
+        ];
+        forward_as(nr::EPOLL_PWAIT2, &args)
+    }
+}
+
+fn socket_of(item: &ItemRecord) -> Option<&'static SocketRecord> {
+    SocketRecord::at(item.socket.load(Ordering::Relaxed).checked_sub(1)?)
+}
+
+/// The events of an item that the program wants. `None`: Linux's to tell.
+fn evaluate(
+    thread: &Thread,
+    set: &'static SetRecord,
+    set_fd: usize,
+    item: &'static ItemRecord,
+) -> Option<u32> {
+    let socket = socket_of(item)?;
+    let fd = item.fd.load(Ordering::Relaxed) as usize;
+    // The number may have become another one's, while a copy of it keeps the membership.
+    match Table::of(thread.process()).get(fd) {
+        Entry::Socket(present) if core::ptr::eq(present, socket) => {}
+        _ => return None,
+    }
+    let wanted = item.events.load(Ordering::Relaxed);
+    let link = lifecycle::link(socket, fd);
+    let events = link.and_then(|link| {
+        if item.converted.load(Ordering::Relaxed) == 0 {
+            convert(set_fd, set, item);
+        }
+        if item.spent.load(Ordering::Relaxed) != 0 {
+            return Some(0);
+        }
+        readiness::events(thread, socket, &link, fd, wanted & POLLOUT != 0)
+    });
+    if events.is_none() && item.converted.load(Ordering::Relaxed) != 0 {
+        restore(set_fd, set, item);
+    }
+    Some(events? & (wanted | POLLERR | POLLHUP))
+}
+
+/// Whether an epoll_wait(2) on the set would give something that Linux's set does not know of.
+pub fn is_ready(thread: &Thread, set: &'static SetRecord, set_fd: usize) -> bool {
+    let _held = set::claim(set);
+    let mut is_ready = false;
+    for item in take_queue(set) {
+        if unqueue(item) && evaluate(thread, set, set_fd, item).is_some_and(|events| events != 0) {
+            is_ready = true;
+            enqueue(set, item);
+        }
+    }
+    is_ready
+}

@@ -1,0 +1,285 @@
+//! The life of a socket's record: made with the descriptor, linked, retired when the peer is gone, closed with the last
+//! descriptor, and free when no call uses it any more.
+
+use crate::epoll;
+use crate::socket::connection::{Link, Source};
+use crate::socket::descriptors::{Entry, Table};
+use crate::socket::pools::{DirectionStores, Pooled};
+use crate::socket::{directory, send, wake};
+use crate::task::Thread;
+use core::sync::atomic::{Ordering, fence};
+use pegasus_abi::socket::{IPPROTO_TCP, TCP_CORK, TCP_NODELAY};
+use pegasus_contract::socket::{
+    ConnectionRecord, EndState, Returning, SocketRecord, SocketState, socket_flags,
+};
+
+/// Gives descriptor `fd`, a TCP socket that has just been made, a record. Without one it is Linux's alone.
+pub fn attach(thread: &Thread, fd: usize, flags: u32) {
+    let table = Table::of(thread.process());
+    if !table.has_room_for(fd) || thread.process().keeps_kernel_sockets() {
+        return;
+    }
+    let Some(socket) = SocketRecord::claim() else {
+        return;
+    };
+    let link = socket.link.load(Ordering::Relaxed);
+    for word in [
+        &socket.descriptors,
+        &socket.pins,
+        &socket.side,
+        &socket.items,
+        &socket.tries,
+        &socket.sleepers,
+    ] {
+        word.store(0, Ordering::Relaxed);
+    }
+    for word in [
+        &socket.kernel_sent,
+        &socket.kernel_received,
+        &socket.looked_at,
+        &socket.hash,
+    ] {
+        word.store(0, Ordering::Relaxed);
+    }
+    socket.receive_least.store(1, Ordering::Relaxed);
+    socket.send_claim.give_back();
+    socket.receive_claim.give_back();
+    socket.items_claim.give_back();
+    socket.flags.store(flags, Ordering::Relaxed);
+    let container = thread.process().container;
+    socket.container.store(container, Ordering::Relaxed);
+    // A new count, and no connection.
+    let count = (link >> 32).wrapping_add(1);
+    socket.link.store(count << 32, Ordering::SeqCst);
+    socket
+        .state
+        .store(SocketState::Fresh as u32, Ordering::Release);
+    table.set(fd, Entry::Socket(socket));
+}
+
+/// Keeps a record from being used again while a call uses it. Other threads, or none, can close its descriptors.
+pub struct Pin(Option<&'static SocketRecord>);
+
+impl Pin {
+    pub fn new(thread: &Thread, socket: &'static SocketRecord) -> Pin {
+        if thread.process().has_had_one_thread() {
+            return Pin(None);
+        }
+        socket.pins.fetch_add(1, Ordering::SeqCst);
+        Pin(Some(socket))
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        if let Some(socket) = self.0
+            && socket.pins.fetch_sub(1, Ordering::SeqCst) == 1
+            && socket.descriptors.load(Ordering::SeqCst) == 0
+        {
+            free(socket);
+        }
+    }
+}
+
+/// The socket's connection, which this end enters if it has not yet. `None`: Linux's.
+pub fn link(socket: &'static SocketRecord, fd: usize) -> Option<Link> {
+    let flags = socket.flags.load(Ordering::Acquire);
+    if flags & socket_flags::RETIRED != 0 {
+        return None;
+    }
+    let link = match Link::of(socket) {
+        Some(link) => link,
+        None => directory::search(socket, fd)?,
+    };
+    if flags & socket_flags::ADOPTED == 0 {
+        adopt(socket, &link, fd);
+    }
+    if link.returning() != 0 && link.mine().returned.load(Ordering::Acquire) == 0 {
+        let _held = take(&socket.send_claim, Thread::current());
+        send::return_mine(socket, &link, fd);
+    }
+    Some(link)
+}
+
+/// This end goes over to its ring.
+fn adopt(socket: &'static SocketRecord, link: &Link, fd: usize) {
+    let holder = Thread::current().claimant();
+    socket.send_claim.take(holder, claimant_is_gone);
+    let flags = socket.flags.load(Ordering::Acquire);
+    if flags & socket_flags::ADOPTED == 0 {
+        // Wake-ups must not wait for an acknowledgement, or for more.
+        if flags & socket_flags::NODELAY == 0 {
+            let _ = pegasus_host::socket::set_int_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+        }
+        if flags & socket_flags::CORK != 0 {
+            let _ = pegasus_host::socket::set_int_option(fd, IPPROTO_TCP, TCP_CORK, 0);
+        }
+        let sent = socket.kernel_sent.load(Ordering::Relaxed);
+        link.mine().switched.store(sent + 1, Ordering::SeqCst);
+        socket
+            .flags
+            .fetch_or(socket_flags::ADOPTED, Ordering::SeqCst);
+    }
+    socket.send_claim.give_back();
+    epoll::set::note_all_ready(socket);
+}
+
+/// Whether the holder of a claim has been killed: see [`Thread::claimant`].
+pub fn claimant_is_gone(holder: u32) -> bool {
+    crate::task::record::is_gone(holder.wrapping_sub(1))
+}
+
+/// Takes a claim of a socket's for the calling thread.
+pub fn take(claim: &'static pegasus_sync::Claim, thread: &Thread) -> Held {
+    claim.take(thread.claimant(), claimant_is_gone);
+    Held(Some(claim))
+}
+
+/// [`take`], which is nothing to do if nobody else can come by the socket.
+pub fn take_shared(
+    socket: &'static SocketRecord,
+    claim: &'static pegasus_sync::Claim,
+    thread: &Thread,
+) -> Held {
+    let is_alone =
+        socket.descriptors.load(Ordering::Relaxed) == 1 && thread.process().has_had_one_thread();
+    if is_alone {
+        Held(None)
+    } else {
+        take(claim, thread)
+    }
+}
+
+/// A claim, given back when dropped.
+pub struct Held(Option<&'static pegasus_sync::Claim>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(claim) = self.0 {
+            claim.give_back();
+        }
+    }
+}
+
+/// The peer will read and write nothing any more: once its bytes have been read, the socket is Linux's alone again, which knows
+/// what to say. The caller holds `receive_claim`.
+pub fn retire_if_done(socket: &'static SocketRecord, link: &Link, fd: usize) -> bool {
+    let flags = socket.flags.load(Ordering::Acquire);
+    let kernel_ended = flags & socket_flags::KERNEL_ENDED != 0;
+    let their_end = link.their_end();
+    let received = socket.kernel_received.load(Ordering::Relaxed);
+    let is_over = match link.source(received) {
+        Source::Ring => {
+            (kernel_ended || their_end >= EndState::Closed as u32) && link.incoming().0.is_empty()
+        }
+        Source::KernelAgain { .. } => link.mine().returned.load(Ordering::Acquire) != 0,
+        Source::Kernel(_) => false,
+    };
+    if !is_over {
+        return false;
+    }
+    wake::take_kicks(link, fd);
+    if link.kicks_waiting() > 0 && !kernel_ended {
+        // They are on their way, and must not be taken for data.
+        return false;
+    }
+    let mut set = socket_flags::RETIRED;
+    // A wake-up byte that the peer had not taken makes Linux's end of it a reset; for the program it is one only if there
+    // were bytes of its own that were not read.
+    let was_killed = kernel_ended && their_end == EndState::Open as u32;
+    let has_read_all = was_killed && link.outgoing().0.is_empty();
+    if their_end == EndState::Closed as u32 || has_read_all {
+        set |= socket_flags::AT_END;
+    }
+    socket.flags.fetch_or(set, Ordering::SeqCst);
+    epoll::set::note_all_ready(socket);
+    true
+}
+
+/// The last descriptor is about to be closed, and is still `fd`; `None`: its process is gone, and Linux has closed it.
+pub fn close(socket: &'static SocketRecord, fd: Option<usize>) {
+    directory::give_up(socket);
+    if let Some(link) = Link::of(socket) {
+        let end = match fd {
+            Some(fd) => end_connection(socket, &link, fd),
+            None => EndState::Open,
+        };
+        if end != EndState::Open {
+            link.mine().ended.store(end as u32, Ordering::SeqCst);
+            wake::peer_sets(&link);
+        }
+    }
+    fence(Ordering::SeqCst);
+    if socket.pins.load(Ordering::SeqCst) == 0 {
+        free(socket);
+    }
+}
+
+/// Says how this end closes, and leaves nothing in Linux's stream that would make it a reset.
+fn end_connection(socket: &'static SocketRecord, link: &Link, fd: usize) -> EndState {
+    let received = socket.kernel_received.load(Ordering::Relaxed);
+    let has_unread = match link.source(received) {
+        Source::Ring => !link.incoming().0.is_empty(),
+        // Linux sees for itself what is unread there.
+        Source::Kernel(_) | Source::KernelAgain { .. } => !link.incoming().0.is_empty(),
+    };
+    if has_unread {
+        pegasus_host::socket::reset_at_close(fd);
+        return EndState::Reset;
+    }
+    if link.source(received) == Source::Ring {
+        socket.sleepers.store(0, Ordering::SeqCst);
+        wake::wait_until_unnoticed(link);
+        wake::take_kicks(link, fd);
+    }
+    EndState::Closed
+}
+
+/// Nobody uses the record any more.
+fn free(socket: &'static SocketRecord) {
+    // Both of the last descriptor and the last call may come here: one frees.
+    let state = socket
+        .state
+        .swap(SocketState::Free as u32, Ordering::SeqCst);
+    if state == SocketState::Free as u32 {
+        return;
+    }
+    let mut is_certain = true;
+    if let Some(link) = Link::of(socket) {
+        link.mine().released.store(1, Ordering::SeqCst);
+        is_certain = wake::wait_until_unnoticed(&link);
+        epoll::set::forget_socket(socket, is_certain);
+        release_if_last(&link);
+    } else {
+        epoll::set::forget_socket(socket, true);
+    }
+    if is_certain {
+        socket.release();
+    }
+}
+
+/// Gives the connection back when both ends have let go of it.
+fn release_if_last(link: &Link) {
+    let connection = link.connection;
+    let both = connection
+        .ends
+        .iter()
+        .all(|end| end.released.load(Ordering::SeqCst) != 0);
+    if both && connection.in_use.swap(0, Ordering::SeqCst) != 0 {
+        for (ring, inline) in connection.rings.iter().zip(&connection.inline) {
+            ring.dispose(&DirectionStores(inline));
+        }
+        connection.release();
+    }
+}
+
+/// One end has never entered the connection: its peer stays with Linux.
+pub fn mark_abandoned(connection: &ConnectionRecord, side: usize) {
+    let end = &connection.ends[side];
+    end.switched.store(0, Ordering::Relaxed);
+    end.returned.store(1, Ordering::Relaxed);
+    connection
+        .returning
+        .store(Returning::Drained as u32, Ordering::SeqCst);
+    end.released.store(1, Ordering::SeqCst);
+}

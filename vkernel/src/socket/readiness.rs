@@ -1,0 +1,89 @@
+//! What poll(2) and epoll(7) would say of a linked socket (Linux: `tcp_poll`).
+
+use crate::socket::connection::{Link, Source};
+use crate::socket::lifecycle;
+use crate::socket::receive::note_kernel_events;
+use crate::socket::send::ask_for_room;
+use crate::task::Thread;
+use core::sync::atomic::Ordering;
+use pegasus_abi::poll::{POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, POLLRDNORM, POLLWRNORM};
+use pegasus_contract::socket::{EndState, SocketRecord, socket_flags};
+
+const READABLE: u32 = POLLIN | POLLRDNORM;
+const WRITABLE: u32 = POLLOUT | POLLWRNORM;
+
+/// The events that hold now. `wants_room`: the caller is going to wait for room if there is none.
+///
+/// `None`: the socket is Linux's again, which has to be asked.
+pub fn events(
+    thread: &Thread,
+    socket: &'static SocketRecord,
+    link: &Link,
+    fd: usize,
+    wants_room: bool,
+) -> Option<u32> {
+    let flags = socket.flags.load(Ordering::Acquire);
+    if flags & socket_flags::RETIRED != 0 {
+        return None;
+    }
+    let their_end = link.their_end();
+    let kernel_ended = flags & socket_flags::KERNEL_ENDED != 0;
+    let received = socket.kernel_received.load(Ordering::Relaxed);
+    let source = link.source(received);
+    let is_over = kernel_ended || their_end >= EndState::Closed as u32 || link.returning() != 0;
+    if is_over && source != Source::Kernel(None) {
+        let held = lifecycle::take(&socket.receive_claim, thread);
+        let is_retired = lifecycle::retire_if_done(socket, link, fd);
+        drop(held);
+        if is_retired {
+            return None;
+        }
+    }
+    let mut events = match source {
+        Source::Ring => ring_events(socket, link),
+        Source::Kernel(_) | Source::KernelAgain { .. } => kernel_events(socket, link, fd, source),
+    };
+    let peer_finished = their_end != EndState::Open as u32 || kernel_ended;
+    let read_shut = peer_finished || flags & socket_flags::READ_SHUT != 0;
+    let write_shut = flags & socket_flags::WRITE_SHUT != 0;
+    if read_shut {
+        events |= READABLE | POLLRDHUP;
+    }
+    if read_shut && write_shut {
+        events |= POLLHUP;
+    }
+    if write_shut || is_over || link.is_roomy() || (wants_room && !ask_for_room(link)) {
+        events |= WRITABLE;
+    }
+    if link.mine().ended.load(Ordering::Relaxed) == EndState::Reset as u32 {
+        events |= POLLERR | POLLHUP | READABLE;
+    }
+    Some(events)
+}
+
+fn ring_events(socket: &SocketRecord, link: &Link) -> u32 {
+    let least = socket.receive_least.load(Ordering::Relaxed) as usize;
+    if link.incoming().0.len() >= least.max(1) {
+        READABLE
+    } else {
+        0
+    }
+}
+
+/// While bytes are still to come through Linux it is Linux who knows whether they have.
+fn kernel_events(socket: &SocketRecord, link: &Link, fd: usize, source: Source) -> u32 {
+    let seen = pegasus_host::socket::poll_now(fd, POLLIN | POLLRDHUP);
+    note_kernel_events(socket, link, seen);
+    let is_data = match source {
+        Source::KernelAgain { kicks } => {
+            let waiting = pegasus_host::socket::receivable(fd).unwrap_or(0);
+            waiting as u64 > kicks
+        }
+        _ => link.source(socket.kernel_received.load(Ordering::Relaxed)) == source,
+    };
+    if seen & POLLIN != 0 && is_data {
+        READABLE
+    } else {
+        ring_events(socket, link)
+    }
+}

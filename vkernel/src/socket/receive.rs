@@ -1,0 +1,337 @@
+//! Receiving: what Linux's stream still holds from before the switch, then from the ring.
+
+use crate::socket::connection::{Link, Source};
+use crate::socket::lifecycle::{self, Held};
+use crate::socket::segments::Segments;
+use crate::socket::send::{Target, reset, verdict};
+use crate::socket::wait::{self, Deadline, For};
+use crate::socket::wake;
+use crate::syscall::table::forward_as;
+use core::sync::atomic::{Ordering, fence};
+use pegasus_abi::poll::{POLLERR, POLLHUP, POLLIN, POLLRDHUP};
+use pegasus_abi::socket::{
+    MSG_DONTWAIT, MSG_PEEK, MSG_TRUNC, MSG_WAITALL, MsgHdr, RW_COUNT_MAX, SO_RCVTIMEO,
+};
+use pegasus_abi::{Errno, Result, nr};
+use pegasus_contract::socket::{EndState, SocketRecord, socket_flags};
+use pegasus_sync::Corrupt;
+
+/// A call that would have to wait looks at Linux's socket if nobody has for so long, in cycles: 25 to 50 µs.
+const LOOK_AT_KERNEL_CYCLES: u64 = 100_000;
+
+/// One attempt that does not wait.
+enum Step {
+    Moved(usize),
+    Empty,
+    /// End of file.
+    End,
+    Failed(Errno),
+    /// The source has changed.
+    Other,
+}
+
+/// Receives into `segments`. Gives the number of bytes; 0 at the end of the stream.
+pub fn receive(target: &Target, segments: &mut Segments) -> Result {
+    let peeks = target.flags & MSG_PEEK != 0;
+    let wants_all = target.flags & MSG_WAITALL != 0;
+    let wanted = segments.left();
+    let mut done = 0;
+    let mut deadline = None;
+    loop {
+        let link = lifecycle::link(target.socket, target.fd);
+        let step = match &link {
+            Some(link) => from_link(target, link, segments, if peeks { done } else { 0 }),
+            None => from_kernel_alone(target, segments),
+        };
+        match step {
+            Step::Moved(len) => {
+                done += len;
+                if segments.has_faulted() && done == 0 {
+                    return Err(Errno::EFAULT);
+                }
+                let least = if wants_all {
+                    wanted
+                } else {
+                    least_of(target).min(wanted)
+                };
+                if done >= least || segments.has_faulted() || segments.left() == 0 {
+                    return Ok(done);
+                }
+                if len > 0 {
+                    continue;
+                }
+            }
+            Step::Empty => {}
+            Step::End => return Ok(done),
+            Step::Failed(errno) => return if done > 0 { Ok(done) } else { Err(errno) },
+            Step::Other => continue,
+        }
+        if target.is_nonblocking() {
+            if let Some(link) = &link
+                && look_at_kernel(target, link)
+            {
+                continue;
+            }
+            return if done > 0 {
+                Ok(done)
+            } else {
+                Err(Errno::EAGAIN)
+            };
+        }
+        if let Some(result) = wait_for_bytes(target, link.as_ref(), &mut deadline, done) {
+            return result;
+        }
+    }
+}
+
+fn least_of(target: &Target) -> usize {
+    (target.socket.receive_least.load(Ordering::Relaxed) as usize).max(1)
+}
+
+fn wait_for_bytes(
+    target: &Target,
+    link: Option<&Link>,
+    deadline: &mut Option<Deadline>,
+    done: usize,
+) -> Option<Result> {
+    let skip = if target.flags & MSG_PEEK != 0 {
+        done
+    } else {
+        0
+    };
+    let is_ready = || link.is_some_and(|link| has_news(target, link, skip));
+    let begin = wait::cycles();
+    let is_worth_a_look = link.is_some() && !target.thread().has_pending();
+    if is_worth_a_look && wait::look(target.thread(), is_ready) {
+        return None;
+    }
+    let deadline = *deadline.get_or_insert_with(|| target.deadline(SO_RCVTIMEO));
+    let outcome = wait::until(
+        target.thread(),
+        target.socket,
+        link,
+        target.fd,
+        For::Bytes,
+        deadline,
+        begin,
+        is_ready,
+    );
+    verdict(outcome, deadline, done)
+}
+
+/// Whether a reader has more to see than the `skip` bytes that it knows.
+fn has_news(target: &Target, link: &Link, skip: usize) -> bool {
+    let (ring, _) = link.incoming();
+    ring.len() > skip
+        || link.their_end() != EndState::Open as u32
+        || link.is_to_return()
+        || target.has(socket_flags::KERNEL_ENDED | socket_flags::READ_SHUT)
+}
+
+/// From time to time a call that finds nothing asks Linux whether the peer has been killed. Tells whether to look again.
+fn look_at_kernel(target: &Target, link: &Link) -> bool {
+    let looked_at = &target.socket.looked_at;
+    let now = wait::cycles();
+    if now.wrapping_sub(looked_at.load(Ordering::Relaxed)) < LOOK_AT_KERNEL_CYCLES {
+        return false;
+    }
+    looked_at.store(now, Ordering::Relaxed);
+    note_kernel_events(
+        target.socket,
+        link,
+        pegasus_host::socket::poll_now(target.fd, POLLIN | POLLRDHUP),
+    )
+}
+
+/// Notes what Linux says of the socket. Tells whether the peer's end is news.
+pub fn note_kernel_events(socket: &SocketRecord, link: &Link, events: u32) -> bool {
+    // Until this end has let Linux send its own end, only the peer's can be seen there.
+    let is_news = events & (POLLRDHUP | POLLHUP | POLLERR) != 0
+        && socket.flags.load(Ordering::Relaxed) & socket_flags::KERNEL_ENDED == 0
+        && link.mine().ended.load(Ordering::Relaxed) == EndState::Open as u32;
+    if is_news {
+        socket
+            .flags
+            .fetch_or(socket_flags::KERNEL_ENDED, Ordering::SeqCst);
+    }
+    is_news
+}
+
+fn from_link(target: &Target, link: &Link, segments: &mut Segments, skip: usize) -> Step {
+    let socket = target.socket;
+    let held = lifecycle::take_shared(socket, &socket.receive_claim, target.thread());
+    if target.has(socket_flags::RETIRED) {
+        return Step::Other;
+    }
+    let received = socket.kernel_received.load(Ordering::Relaxed);
+    match link.source(received) {
+        Source::Kernel(left) => from_kernel(target, Some((link, left)), segments, &held),
+        Source::KernelAgain { .. } => {
+            wake::take_kicks(link, target.fd);
+            if link.kicks_waiting() > 0 {
+                return Step::Empty;
+            }
+            if lifecycle::retire_if_done(socket, link, target.fd) {
+                return Step::Other;
+            }
+            from_kernel(target, None, segments, &held)
+        }
+        Source::Ring => from_ring(target, link, segments, skip, held),
+    }
+}
+
+fn from_ring(
+    target: &Target,
+    link: &Link,
+    segments: &mut Segments,
+    skip: usize,
+    held: Held,
+) -> Step {
+    if link.mine().ended.load(Ordering::Relaxed) == EndState::Reset as u32 {
+        return Step::Failed(Errno::ECONNRESET);
+    }
+    if link.kicks_waiting() > 0 {
+        wake::take_kicks(link, target.fd);
+    }
+    if link.is_frozen() {
+        return Step::Empty;
+    }
+    // Looked at before the ring: what the peer wrote before it said so is then seen.
+    let their_end = link.their_end();
+    fence(Ordering::SeqCst);
+    let want = segments.left();
+    let had = link.incoming().0.len();
+    let peeks = target.flags & MSG_PEEK != 0;
+    let discards = target.flags & MSG_TRUNC != 0;
+    let mut copy = |from: &[u8]| {
+        if discards {
+            segments.advance_across(from.len());
+            from.len()
+        } else {
+            segments.copy_in(from)
+        }
+    };
+    let moved = if peeks {
+        link.peek(skip, want, &mut copy)
+    } else {
+        link.read(want, &mut copy)
+    };
+    match moved {
+        Err(Corrupt) => {
+            drop(held);
+            Step::Failed(reset(target.socket, link, target.fd))
+        }
+        Ok(0) if want == 0 && !link.incoming().0.is_empty() => Step::Moved(0),
+        Ok(0) if segments.has_faulted() => Step::Failed(Errno::EFAULT),
+        Ok(0) if link.incoming().0.len() > skip => Step::Other,
+        Ok(0) => at_end(target, link, their_end),
+        Ok(len) => {
+            // A peer that waits for room has filled the ring: then there is more to read than this, now or soon.
+            if !peeks && had * 4 > link.incoming_capacity() {
+                tell_of_room(link, target.fd);
+            }
+            Step::Moved(len)
+        }
+    }
+}
+
+/// Lets a peer go on that waits for room, if there is a fair amount.
+pub fn tell_of_room(link: &Link, fd: usize) {
+    fence(Ordering::SeqCst);
+    let wants = &link.theirs().wants_room;
+    if wants.load(Ordering::Relaxed) == 0 {
+        return;
+    }
+    let seen_from_there = Link {
+        side: 1 - link.side,
+        ..*link
+    };
+    if seen_from_there.is_roomy() && wants.swap(0, Ordering::SeqCst) != 0 {
+        wake::peer(link, fd);
+    }
+}
+
+/// The ring is empty, and was when the peer said `their_end`.
+fn at_end(target: &Target, link: &Link, their_end: u32) -> Step {
+    let kernel_ended = target.has(socket_flags::KERNEL_ENDED);
+    if (kernel_ended || their_end >= EndState::Closed as u32)
+        && lifecycle::retire_if_done(target.socket, link, target.fd)
+    {
+        return Step::Other;
+    }
+    let is_end = their_end == EndState::Finished as u32 || target.has(socket_flags::READ_SHUT);
+    if is_end { Step::End } else { Step::Empty }
+}
+
+fn from_kernel_alone(target: &Target, segments: &mut Segments) -> Step {
+    let socket = target.socket;
+    if target.has(socket_flags::AT_END) {
+        return Step::End;
+    }
+    let held = lifecycle::take(&socket.receive_claim, target.thread());
+    let is_linked = Link::of(socket).is_some() && !target.has(socket_flags::RETIRED);
+    if is_linked {
+        return Step::Other;
+    }
+    from_kernel(target, None, segments, &held)
+}
+
+/// From Linux's stream, counted. With a connection: only what the peer sent before it went over to its ring.
+fn from_kernel(
+    target: &Target,
+    link: Option<(&Link, Option<u64>)>,
+    segments: &mut Segments,
+    _: &Held,
+) -> Step {
+    let len_max = match link {
+        Some((_, Some(left))) => left.min(RW_COUNT_MAX as u64) as usize,
+        _ => usize::MAX,
+    };
+    let pieces = segments.rest(len_max);
+    let message = MsgHdr {
+        iov: pieces.as_ptr() as usize,
+        iov_len: pieces.len(),
+        ..MsgHdr::default()
+    };
+    let flags = (target.flags & !MSG_WAITALL) | MSG_DONTWAIT;
+    let args = [target.fd, &raw const message as usize, flags, 0, 0, 0];
+    match forward_as(nr::RECVMSG, &args) {
+        Ok(0) if segments.left() == 0 => Step::Moved(0),
+        Ok(0) => Step::End,
+        Ok(len) => {
+            let len = match link {
+                Some((link, None)) => without_kicks(target, link, len),
+                _ => len,
+            };
+            if target.flags & MSG_PEEK == 0 {
+                let received = &target.socket.kernel_received;
+                let before = received.load(Ordering::Relaxed);
+                received.store(before + len as u64, Ordering::Relaxed);
+            }
+            segments.advance_across(len);
+            if len == 0 {
+                Step::Other
+            } else {
+                Step::Moved(len)
+            }
+        }
+        Err(Errno::EAGAIN) => Step::Empty,
+        Err(errno) => Step::Failed(errno),
+    }
+}
+
+/// The peer may have gone over to its ring, and sent a wake-up byte, while Linux was copying: how many of the `len` bytes are data.
+fn without_kicks(target: &Target, link: &Link, len: usize) -> usize {
+    let received = target.socket.kernel_received.load(Ordering::Relaxed);
+    let switched = link.theirs().switched.load(Ordering::SeqCst);
+    let Some(switched) = switched.checked_sub(1) else {
+        return len;
+    };
+    let data = switched.saturating_sub(received).min(len as u64) as usize;
+    if target.flags & MSG_PEEK == 0 {
+        link.mine()
+            .kicks_taken
+            .fetch_add((len - data) as u64, Ordering::Relaxed);
+    }
+    data
+}

@@ -1,0 +1,309 @@
+//! Sending: into the ring if there is one, else into Linux's stream, with its bytes counted.
+
+use crate::entry::Call;
+use crate::socket::connection::Link;
+use crate::socket::lifecycle::{self, Held};
+use crate::socket::segments::Segments;
+use crate::socket::wait::{self, Deadline, For, Outcome};
+use crate::socket::wake;
+use crate::syscall::table::forward_as;
+use crate::task::Thread;
+use core::sync::atomic::Ordering;
+use pegasus_abi::signal::SIGPIPE;
+use pegasus_abi::socket::{MSG_DONTWAIT, MSG_NOSIGNAL, MsgHdr, SO_SNDTIMEO};
+use pegasus_abi::{Errno, Result, nr};
+use pegasus_contract::socket::{EndState, Returning, SocketRecord, socket_flags};
+use pegasus_sync::Corrupt;
+
+/// A socket as one call sees it.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    pub call: &'a Call,
+    pub socket: &'static SocketRecord,
+    pub fd: usize,
+    /// MSG_* flags.
+    pub flags: usize,
+}
+
+impl Target<'_> {
+    pub fn thread(&self) -> &'static Thread {
+        self.call.thread
+    }
+
+    pub fn has(&self, flag: u32) -> bool {
+        self.socket.flags.load(Ordering::Acquire) & flag != 0
+    }
+
+    pub fn is_nonblocking(&self) -> bool {
+        self.flags & MSG_DONTWAIT != 0 || self.has(socket_flags::NONBLOCK)
+    }
+
+    /// When a wait is over by SO_RCVTIMEO or SO_SNDTIMEO.
+    pub fn deadline(&self, option: usize) -> Deadline {
+        match pegasus_host::socket::timeout_option(self.fd, option) {
+            Ok([sec, usec]) if sec != 0 || usec != 0 => {
+                let ns = (sec as u64).saturating_mul(1_000_000_000);
+                Deadline::after(ns.saturating_add(usec as u64 * 1000))
+            }
+            _ => Deadline::NEVER,
+        }
+    }
+}
+
+/// What a wait that is over makes of a call that has moved `done` bytes; `None`: it goes on.
+pub fn verdict(outcome: Outcome, deadline: Deadline, done: usize) -> Option<Result> {
+    let error = match outcome {
+        Outcome::Again => return None,
+        Outcome::TimedOut => Errno::EAGAIN,
+        // `sock_intr_errno`: a call with a timeout is not started again.
+        Outcome::Interrupted if deadline.is_never() => Errno::ERESTART_IF_ASKED,
+        Outcome::Interrupted => Errno::EINTR,
+        Outcome::Closed => Errno::EBADF,
+    };
+    Some(if done > 0 { Ok(done) } else { Err(error) })
+}
+
+/// One attempt that does not wait.
+enum Step {
+    /// So many bytes; all, or as far as there was room.
+    Moved(usize),
+    Full,
+    Failed(Errno),
+    /// This end has said that it writes no more.
+    Broken,
+    /// The other way has to be taken now.
+    Other,
+}
+
+/// Sends `segments`. Gives the number of bytes that were taken.
+pub fn send(target: &Target, segments: &mut Segments) -> Result {
+    let mut done = 0;
+    let mut deadline = None;
+    loop {
+        let link = lifecycle::link(target.socket, target.fd);
+        let step = match &link {
+            Some(link) => to_ring(target, link, segments),
+            None => to_kernel(target, segments),
+        };
+        match step {
+            Step::Moved(len) => {
+                done += len;
+                if segments.left() == 0 {
+                    return Ok(done);
+                }
+                if segments.has_faulted() {
+                    return if done > 0 {
+                        Ok(done)
+                    } else {
+                        Err(Errno::EFAULT)
+                    };
+                }
+            }
+            Step::Full => {}
+            Step::Broken | Step::Failed(_) if done > 0 => return Ok(done),
+            Step::Failed(errno) => return Err(errno),
+            Step::Broken => {
+                if target.flags & MSG_NOSIGNAL == 0 {
+                    raise_sigpipe(target.thread());
+                }
+                return Err(Errno::EPIPE);
+            }
+            Step::Other => continue,
+        }
+        if target.is_nonblocking() {
+            if let Some(link) = &link
+                && !ask_for_room(link)
+            {
+                continue;
+            }
+            return if done > 0 {
+                Ok(done)
+            } else {
+                Err(Errno::EAGAIN)
+            };
+        }
+        if let Some(result) = wait_for_room(target, link.as_ref(), &mut deadline, done) {
+            return result;
+        }
+    }
+}
+
+/// Sends bytes of the vkernel's own.
+pub fn send_own(target: &Target, bytes: &[u8]) -> Result {
+    send(target, &mut Segments::own(bytes))
+}
+
+/// Wants to be told of room. Tells whether there is none (else it has come meanwhile).
+pub fn ask_for_room(link: &Link) -> bool {
+    link.mine().wants_room.store(1, Ordering::SeqCst);
+    !link.is_roomy()
+}
+
+fn wait_for_room(
+    target: &Target,
+    link: Option<&Link>,
+    deadline: &mut Option<Deadline>,
+    done: usize,
+) -> Option<Result> {
+    let socket = target.socket;
+    if let Some(link) = link {
+        link.mine().wants_room.store(1, Ordering::SeqCst);
+    }
+    let is_ready = || {
+        link.is_some_and(|link| {
+            link.is_roomy()
+                || link.they_are_closed()
+                || link.is_to_return()
+                || target.has(socket_flags::KERNEL_ENDED | socket_flags::WRITE_SHUT)
+        })
+    };
+    let begin = wait::cycles();
+    let is_worth_a_look = link.is_some() && !target.thread().has_pending();
+    if is_worth_a_look && wait::look(target.thread(), is_ready) {
+        return None;
+    }
+    let deadline = *deadline.get_or_insert_with(|| target.deadline(SO_SNDTIMEO));
+    let outcome = wait::until(
+        target.thread(),
+        socket,
+        link,
+        target.fd,
+        For::Room,
+        deadline,
+        begin,
+        is_ready,
+    );
+    verdict(outcome, deadline, done)
+}
+
+fn to_ring(target: &Target, link: &Link, segments: &mut Segments) -> Step {
+    let socket = target.socket;
+    let held = lifecycle::take_shared(socket, &socket.send_claim, target.thread());
+    if target.has(socket_flags::WRITE_SHUT) {
+        return Step::Broken;
+    }
+    if target.has(socket_flags::RETIRED) {
+        return Step::Other;
+    }
+    if link.returning() != 0 {
+        return_mine(target.socket, link, target.fd);
+        return to_kernel_holding(target, segments, &held);
+    }
+    if link.they_are_closed() || target.has(socket_flags::KERNEL_ENDED) {
+        // Linux answers such a write with a reset, and the next one with EPIPE.
+        return to_kernel_holding(target, segments, &held);
+    }
+    let want = segments.left();
+    match link.write(want, |to| segments.copy_out(to)) {
+        Ok(0) if want > 0 => Step::Full,
+        Ok(len) => {
+            wake::peer(link, target.fd);
+            Step::Moved(len)
+        }
+        Err(Corrupt) => {
+            drop(held);
+            Step::Failed(reset(target.socket, link, target.fd))
+        }
+    }
+}
+
+/// The connection's memory says what cannot be: it ends with a reset.
+pub fn reset(socket: &'static SocketRecord, link: &Link, fd: usize) -> Errno {
+    pegasus_host::socket::reset_at_close(fd);
+    link.mine()
+        .ended
+        .store(EndState::Reset as u32, Ordering::SeqCst);
+    socket.flags.fetch_or(
+        socket_flags::KERNEL_ENDED | socket_flags::WRITE_SHUT,
+        Ordering::SeqCst,
+    );
+    let _ = pegasus_host::socket::shut_down(fd, pegasus_abi::socket::SHUT_RDWR);
+    wake::peer_sets(link);
+    Errno::ECONNRESET
+}
+
+/// This end goes back to Linux's stream. The caller holds `send_claim`.
+pub fn return_mine(socket: &'static SocketRecord, link: &Link, fd: usize) {
+    let mine = link.mine();
+    if mine.returned.load(Ordering::Acquire) != 0 {
+        return;
+    }
+    let (ring, _) = link.outgoing();
+    // A sleeper there shall look at the connection again; after this, only Linux wakes.
+    wake::insist(link, fd);
+    let takes_back = link.returning() == Returning::TakenBackFrom0 as u32 + (1 - link.side) as u32;
+    if !takes_back {
+        mine.returned.store(ring.written() + 1, Ordering::SeqCst);
+        return;
+    }
+    // The peer promises to read no more.
+    let unread = ring.len();
+    mine.returned.store(ring.read() + 1, Ordering::SeqCst);
+    let mut at = 0;
+    while at < unread {
+        let mut bytes = [0; 1024];
+        let want = bytes.len().min(unread - at);
+        let copied = link.peek_own(at, &mut bytes[..want]);
+        let Ok(len) = copied else { break };
+        if len == 0 || !send_all(fd, &bytes[..len]) {
+            let _ = reset(socket, link, fd);
+            return;
+        }
+        at += len;
+    }
+}
+
+/// Sends bytes over Linux's stream while the caller holds a claim: for a second at most.
+fn send_all(fd: usize, mut bytes: &[u8]) -> bool {
+    const WAITS_MAX: u32 = 1000;
+    const PAUSE_NS: u64 = 1_000_000;
+    let mut waits = 0;
+    while !bytes.is_empty() {
+        match pegasus_host::socket::send_now(fd, bytes) {
+            Ok(len) => bytes = &bytes[len..],
+            Err(Errno::EAGAIN) if waits < WAITS_MAX => {
+                waits += 1;
+                pegasus_host::process::pause_ns(PAUSE_NS);
+            }
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
+fn to_kernel(target: &Target, segments: &mut Segments) -> Step {
+    let held = lifecycle::take(&target.socket.send_claim, target.thread());
+    let is_linked = Link::of(target.socket).is_some() && !target.has(socket_flags::RETIRED);
+    if is_linked {
+        return Step::Other;
+    }
+    to_kernel_holding(target, segments, &held)
+}
+
+fn to_kernel_holding(target: &Target, segments: &mut Segments, _: &Held) -> Step {
+    const CHUNK_MAX: usize = 1 << 20;
+    let pieces = segments.rest(CHUNK_MAX);
+    let message = MsgHdr {
+        iov: pieces.as_ptr() as usize,
+        iov_len: pieces.len(),
+        ..MsgHdr::default()
+    };
+    let flags = target.flags | MSG_DONTWAIT;
+    let args = [target.fd, &raw const message as usize, flags, 0, 0, 0];
+    match forward_as(nr::SENDMSG, &args) {
+        Ok(len) => {
+            let sent = &target.socket.kernel_sent;
+            sent.store(sent.load(Ordering::Relaxed) + len as u64, Ordering::Relaxed);
+            segments.advance_across(len);
+            Step::Moved(len)
+        }
+        Err(Errno::EAGAIN) => Step::Full,
+        Err(Errno::ERESTARTSYS) => Step::Failed(Errno::ERESTARTSYS),
+        Err(errno) => Step::Failed(errno),
+    }
+}
+
+fn raise_sigpipe(thread: &Thread) {
+    let pid = thread.process().pid();
+    let _ = pegasus_host::signal::send_to_thread(pid, thread.tid(), SIGPIPE);
+}

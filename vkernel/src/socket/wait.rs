@@ -1,0 +1,270 @@
+//! Waiting for a socket: first by looking again and again, then asleep in Linux.
+//!
+//! Looking costs a peer on another CPU nothing and answers in a tenth of a microsecond; a sleep and its wake-up
+//! cost tens. How long a thread looks follows how long its last waits took: a thread whose peer needs long goes to sleep
+//! at once. On a single CPU nobody can answer while this task looks, so it lets others run instead.
+
+use crate::socket::connection::{Link, Source};
+use crate::socket::{lifecycle, wake};
+use crate::syscall::table::forward_as;
+use crate::task::Thread;
+use core::cell::Cell;
+use core::sync::atomic::Ordering;
+use pegasus_abi::poll::{POLLERR, POLLHUP, POLLNVAL, POLLRDHUP, PollFd, Timespec};
+use pegasus_abi::{Errno, nr};
+use pegasus_contract::socket::{SocketRecord, socket_flags};
+
+/// The longest that a thread looks before it sleeps, in cycles of the time-stamp counter: 25 to 50 µs.
+pub const LOOK_CYCLES_MAX: u64 = 100_000;
+const LOOK_CYCLES_USUAL: u64 = 8_000;
+const LOOK_CYCLES_MIN: u64 = 1_000;
+/// Every so many waits a thread looks for the longest time whatever it has learnt: of two that sleep, each finds the other
+/// slow for ever.
+const WAITS_PER_TRIAL: u32 = 16;
+/// How often a thread that has one CPU lets others run before it sleeps.
+const YIELDS_MAX: u32 = 8;
+/// How many waits a thread trusts what it knows of its CPUs.
+const WAITS_PER_LOOK_AT_CPUS: u32 = 4096;
+
+/// What a thread has learnt about its waits.
+pub struct Patience {
+    look_cycles: Cell<u64>,
+    waits: Cell<u32>,
+    has_one_cpu: Cell<bool>,
+}
+
+impl Patience {
+    pub const fn new() -> Self {
+        Self {
+            look_cycles: Cell::new(LOOK_CYCLES_MAX),
+            waits: Cell::new(0),
+            has_one_cpu: Cell::new(false),
+        }
+    }
+
+    fn begin(&self) {
+        let waits = self.waits.get();
+        if waits.is_multiple_of(WAITS_PER_LOOK_AT_CPUS) {
+            self.has_one_cpu
+                .set(pegasus_host::process::usable_cpus() == 1);
+        }
+        self.waits.set(waits.wrapping_add(1));
+    }
+
+    fn look_cycles(&self) -> u64 {
+        if self.waits.get().is_multiple_of(WAITS_PER_TRIAL) {
+            LOOK_CYCLES_MAX
+        } else {
+            self.look_cycles.get()
+        }
+    }
+
+    /// A wait is over after so long: could it have been spent looking? Looking is worth a few times what the last answer took,
+    /// and not more: what is wasted is taken from the peer, if the CPUs are busy.
+    fn learn(&self, waited_cycles: u64) {
+        let cycles = if waited_cycles < LOOK_CYCLES_MAX {
+            (4 * waited_cycles).clamp(LOOK_CYCLES_USUAL, LOOK_CYCLES_MAX)
+        } else {
+            (self.look_cycles.get() / 2).max(LOOK_CYCLES_MIN)
+        };
+        self.look_cycles.set(cycles);
+    }
+}
+
+/// How a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Something may have changed.
+    Again,
+    TimedOut,
+    /// There is a signal to deliver.
+    Interrupted,
+    /// The descriptor has been closed.
+    Closed,
+}
+
+/// A point in time, or none.
+#[derive(Clone, Copy)]
+pub struct Deadline(Option<u64>);
+
+impl Deadline {
+    pub const NEVER: Deadline = Deadline(None);
+
+    pub fn after(ns: u64) -> Deadline {
+        Deadline(Some(
+            pegasus_host::process::monotonic_ns().saturating_add(ns),
+        ))
+    }
+
+    pub fn is_never(self) -> bool {
+        self.0.is_none()
+    }
+
+    pub fn is_over(self) -> bool {
+        self.0
+            .is_some_and(|at| at <= pegasus_host::process::monotonic_ns())
+    }
+
+    /// What is left, for Linux. `None`: no limit.
+    pub fn left(self) -> Option<Timespec> {
+        let at = self.0?;
+        let ns = at.saturating_sub(pegasus_host::process::monotonic_ns());
+        Some(Timespec {
+            sec: (ns / 1_000_000_000) as i64,
+            nsec: (ns % 1_000_000_000) as i64,
+        })
+    }
+}
+
+pub fn cycles() -> u64 {
+    pegasus_arch::area::cycles()
+}
+
+/// Looks until `is_ready`, for as long as it seems worth while. Tells whether it is.
+pub fn look(thread: &Thread, mut is_ready: impl FnMut() -> bool) -> bool {
+    let patience = &thread.patience;
+    patience.begin();
+    if patience.has_one_cpu.get() {
+        for _ in 0..YIELDS_MAX {
+            pegasus_host::process::yield_now();
+            if is_ready() || thread.has_pending() {
+                return true;
+            }
+        }
+        return false;
+    }
+    let begin = cycles();
+    let look_cycles = patience.look_cycles();
+    loop {
+        for _ in 0..32 {
+            if is_ready() {
+                patience.learn(cycles().wrapping_sub(begin));
+                return true;
+            }
+            core::hint::spin_loop();
+        }
+        if thread.has_pending() {
+            return true;
+        }
+        if cycles().wrapping_sub(begin) > look_cycles {
+            return false;
+        }
+    }
+}
+
+/// Notes how long a wait took that ended asleep.
+pub fn learn(thread: &Thread, begin_cycles: u64) {
+    thread.patience.learn(cycles().wrapping_sub(begin_cycles));
+}
+
+/// Sleeps in poll(2), interruptibly. `None` for `left`: without limit.
+pub fn poll(fds: &mut [PollFd], left: Option<Timespec>) -> pegasus_abi::Result {
+    let timeout = left.as_ref().map_or(0, |left| &raw const *left as usize);
+    let args = [fds.as_mut_ptr() as usize, fds.len(), timeout, 0, 8, 0];
+    forward_as(nr::PPOLL, &args)
+}
+
+/// What a task waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum For {
+    Bytes,
+    Room,
+}
+
+/// Sleeps until `is_ready`, or until something makes it worth to look again. `link` is the connection as the caller knows it;
+/// the caller has looked ([`look`]) since `begin`.
+pub fn until(
+    thread: &Thread,
+    socket: &'static SocketRecord,
+    link: Option<&Link>,
+    fd: usize,
+    what: For,
+    deadline: Deadline,
+    begin: u64,
+    mut is_ready: impl FnMut() -> bool,
+) -> Outcome {
+    socket.sleepers.fetch_add(1, Ordering::SeqCst);
+    let outcome = if is_ready() || has_been_linked(socket, link) {
+        Outcome::Again
+    } else {
+        sleep(thread, socket, link, fd, what, deadline)
+    };
+    socket.sleepers.fetch_sub(1, Ordering::SeqCst);
+    if link.is_some() {
+        learn(thread, begin);
+    }
+    outcome
+}
+
+fn has_been_linked(socket: &SocketRecord, link: Option<&Link>) -> bool {
+    link.is_none() && Link::of(socket).is_some()
+}
+
+fn sleep(
+    thread: &Thread,
+    socket: &'static SocketRecord,
+    link: Option<&Link>,
+    fd: usize,
+    what: For,
+    deadline: Deadline,
+) -> Outcome {
+    use pegasus_abi::poll::{POLLIN, POLLOUT};
+    const PAUSE_NS: i64 = 1_000_000;
+    const ROOM_PAUSE_NS: i64 = 10_000_000;
+    let left = deadline.left();
+    if left.is_some_and(|left| left.sec == 0 && left.nsec == 0) {
+        return Outcome::TimedOut;
+    }
+    // A writer of a ring waits for a wake-up byte. With data before it in Linux's stream, or nobody to send one, it can only
+    // look again soon; and from time to time in any case, for a shutdown(2) by a neighbour wakes nobody.
+    let wants_room = what == For::Room && link.is_some();
+    let is_deaf = wants_room && !absorb(thread, socket, link, fd);
+    let events = match (what, link) {
+        _ if is_deaf => 0,
+        (For::Room, None) => POLLOUT,
+        _ => POLLIN | POLLRDHUP,
+    };
+    let pause = if is_deaf { PAUSE_NS } else { ROOM_PAUSE_NS };
+    let cut = wants_room && left.is_none_or(|left| left.sec > 0 || left.nsec > pause);
+    let left = if cut {
+        Some(Timespec {
+            sec: 0,
+            nsec: pause,
+        })
+    } else {
+        left
+    };
+    let mut polled = [PollFd {
+        fd: fd as i32,
+        events: events as u16,
+        revents: 0,
+    }];
+    let done = poll(&mut polled, left);
+    let seen = u32::from(polled[0].revents);
+    if seen & POLLNVAL != 0 {
+        return Outcome::Closed;
+    }
+    if link.is_some() && seen & (POLLRDHUP | POLLHUP | POLLERR) != 0 {
+        socket
+            .flags
+            .fetch_or(socket_flags::KERNEL_ENDED, Ordering::SeqCst);
+    }
+    match done {
+        Ok(0) if !cut => Outcome::TimedOut,
+        Err(Errno::EINTR | Errno::ERESTARTSYS) => Outcome::Interrupted,
+        _ if thread.has_pending() => Outcome::Interrupted,
+        _ => Outcome::Again,
+    }
+}
+
+/// Takes wake-up bytes that may be there. Tells whether more of them would be noticed: not while data lies before them.
+fn absorb(thread: &Thread, socket: &'static SocketRecord, link: Option<&Link>, fd: usize) -> bool {
+    let Some(link) = link else { return true };
+    let _held = lifecycle::take(&socket.receive_claim, thread);
+    let is_ring = link.source(socket.kernel_received.load(Ordering::Relaxed)) == Source::Ring;
+    let is_shut = socket.flags.load(Ordering::Relaxed) & socket_flags::READ_SHUT != 0;
+    if is_ring {
+        wake::take_kicks(link, fd);
+    }
+    is_ring && !is_shut
+}

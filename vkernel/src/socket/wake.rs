@@ -1,0 +1,125 @@
+//! Waking the peer.
+//!
+//! A task that finds nothing to do on a socket says so (`sleepers` of the socket, or of an epoll set), looks once more, and
+//! then sleeps in Linux, in poll or epoll on the real socket. Whoever changes the ring looks for sleepers after
+//! the change, and sends one byte (a *kick*) over Linux's connection. So a sleeper is woken by the kernel whatever
+//! namespaces, credentials and sets of descriptors lie between the two, and one wait covers the rings, all other
+//! descriptors, timeouts, signals, and the end of the peer.
+//!
+//! Both sides order their two steps with SeqCst read-modify-writes, so that one of them sees the other
+//! (Dekker). `kick_pending` and `wake_pending` keep it to one byte per sleep.
+
+use crate::epoll;
+use crate::socket::connection::Link;
+use crate::socket::pools::Pooled;
+use core::sync::atomic::{Ordering, fence};
+use pegasus_contract::socket::{EndRecord, ItemRecord, SocketRecord};
+
+/// Says that this end is looking at its peer's sleepers: they must not be freed meanwhile.
+struct Notifying(&'static EndRecord);
+
+impl Notifying {
+    fn begin(end: &'static EndRecord) -> Self {
+        // Also the barrier between the change and the look at the sleepers.
+        end.notifying.fetch_add(1, Ordering::SeqCst);
+        Notifying(end)
+    }
+}
+
+impl Drop for Notifying {
+    fn drop(&mut self) {
+        self.0.notifying.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// The peer has something to see: bytes, room, or an end. `fd` is this end's socket.
+pub fn peer(link: &Link, fd: usize) {
+    let _notifying = Notifying::begin(link.mine());
+    if wake(link) {
+        kick(link, fd);
+    }
+}
+
+/// [`peer`], for when Linux will wake its sleepers itself.
+pub fn peer_sets(link: &Link) {
+    let _notifying = Notifying::begin(link.mine());
+    let _ = wake(link);
+}
+
+/// Queues the peer's items. Tells whether somebody sleeps.
+fn wake(link: &Link) -> bool {
+    let theirs = link.theirs();
+    if theirs.released.load(Ordering::SeqCst) != 0 {
+        return false;
+    }
+    let Some(socket) = SocketRecord::at(theirs.socket.load(Ordering::Relaxed)) else {
+        return false;
+    };
+    let mut is_asleep = socket.sleepers.load(Ordering::SeqCst) != 0
+        && theirs.kick_pending.swap(1, Ordering::SeqCst) == 0;
+    for item in items_of(socket) {
+        is_asleep |= epoll::set::note_ready(item);
+    }
+    is_asleep
+}
+
+/// The items of a socket; at most as many as there can be, whatever the links say.
+pub fn items_of(socket: &SocketRecord) -> impl Iterator<Item = &'static ItemRecord> {
+    const ITEMS_OF_SOCKET_MAX: usize = 4096;
+    let mut next = socket.items.load(Ordering::SeqCst);
+    core::iter::from_fn(move || {
+        let item = ItemRecord::at(next.checked_sub(1)?)?;
+        next = item.next_of_socket.load(Ordering::SeqCst);
+        Some(item)
+    })
+    .take(ITEMS_OF_SOCKET_MAX)
+}
+
+/// Sends a wake-up byte, unless this end has gone back to Linux.
+fn kick(link: &Link, fd: usize) {
+    let mine = link.mine();
+    if mine.returned.load(Ordering::SeqCst) != 0 || mine.switched.load(Ordering::Relaxed) == 0 {
+        return;
+    }
+    mine.kicks_sent.fetch_add(1, Ordering::SeqCst);
+    if pegasus_host::socket::send_now(fd, b"!").is_err() {
+        mine.kicks_sent.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Kicks whoever sleeps at the other end, whether or not somebody has before.
+pub fn insist(link: &Link, fd: usize) {
+    let _notifying = Notifying::begin(link.mine());
+    kick(link, fd);
+}
+
+/// Waits until no task of the peer is looking at this end's sleepers, or it has had time enough (it may have been
+/// killed there). Tells whether it is certain.
+pub fn wait_until_unnoticed(link: &Link) -> bool {
+    const YIELDS_MAX: u32 = 2000;
+    fence(Ordering::SeqCst);
+    for _ in 0..YIELDS_MAX {
+        if link.theirs().notifying.load(Ordering::SeqCst) == 0 {
+            return true;
+        }
+        pegasus_host::process::yield_now();
+    }
+    false
+}
+
+/// Takes the wake-up bytes out of Linux's stream. The caller holds `receive_claim`, and the next byte is not in it.
+pub fn take_kicks(link: &Link, fd: usize) {
+    let mine = link.mine();
+    while link.kicks_waiting() > 0 {
+        let mut bytes = [0; 64];
+        let want = link.kicks_waiting().min(bytes.len() as u64) as usize;
+        match pegasus_host::socket::receive_now(fd, &mut bytes[..want], 0) {
+            Ok(0) | Err(_) => break,
+            Ok(len) => {
+                mine.kicks_taken.fetch_add(len as u64, Ordering::Relaxed);
+            }
+        }
+    }
+    mine.kick_pending.store(0, Ordering::SeqCst);
+    fence(Ordering::SeqCst);
+}

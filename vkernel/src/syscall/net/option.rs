@@ -1,0 +1,137 @@
+//! setsockopt(2) and getsockopt(2), ioctl(2): what the vkernel must know of, or answer otherwise.
+
+use crate::entry::Call;
+use crate::socket::connection::{Link, Source};
+use crate::socket::lifecycle;
+use crate::syscall::net::{socket_of, target};
+use crate::syscall::table::forward;
+use crate::usermem::UserPtr;
+use core::sync::atomic::Ordering;
+use pegasus_abi::socket::{
+    FIONBIO, FIONREAD, IPPROTO_TCP, SIOCOUTQ, SO_RCVLOWAT, SOL_SOCKET, TCP_CORK, TCP_NODELAY,
+};
+use pegasus_abi::{Errno, Result};
+use pegasus_contract::socket::{SocketRecord, socket_flags};
+
+/// The flag behind an option that Linux's socket has differently while the connection is linked.
+fn flag_of(level: usize, option: usize) -> Option<u32> {
+    match (level & 0xffff_ffff, option & 0xffff_ffff) {
+        (IPPROTO_TCP, TCP_NODELAY) => Some(socket_flags::NODELAY),
+        (IPPROTO_TCP, TCP_CORK) => Some(socket_flags::CORK),
+        _ => None,
+    }
+}
+
+fn is_adopted(socket: &SocketRecord) -> bool {
+    socket.flags.load(Ordering::Acquire) & socket_flags::ADOPTED != 0
+}
+
+pub fn setsockopt(call: &Call) -> Result {
+    let [fd, level, option, value_at, len, _] = call.args;
+    let Some(socket) = socket_of(call, fd) else {
+        return forward(call);
+    };
+    if let Some(flag) = flag_of(level, option) {
+        if (len as i32) < 4 {
+            return Err(Errno::EINVAL);
+        }
+        let is_on = UserPtr(value_at).read::<u32>()? != 0;
+        let done = if is_adopted(socket) {
+            Ok(0)
+        } else {
+            forward(call)
+        };
+        if done.is_ok() {
+            if is_on {
+                socket.flags.fetch_or(flag, Ordering::Relaxed);
+            } else {
+                socket.flags.fetch_and(!flag, Ordering::Relaxed);
+            }
+        }
+        return done;
+    }
+    let done = forward(call)?;
+    if level == SOL_SOCKET && option == SO_RCVLOWAT {
+        let value: u32 = UserPtr(value_at).read()?;
+        let least = if value as i32 <= 0 { 1 } else { value };
+        socket.receive_least.store(least, Ordering::Relaxed);
+    }
+    Ok(done)
+}
+
+pub fn getsockopt(call: &Call) -> Result {
+    let [fd, level, option, value_at, len_at, _] = call.args;
+    let flag = flag_of(level, option);
+    let (Some(socket), Some(flag)) = (socket_of(call, fd), flag) else {
+        return forward(call);
+    };
+    if !is_adopted(socket) {
+        return forward(call);
+    }
+    let len: i32 = UserPtr(len_at).read()?;
+    if len < 0 {
+        return Err(Errno::EINVAL);
+    }
+    let is_on = u32::from(socket.flags.load(Ordering::Relaxed) & flag != 0);
+    let len = (len as usize).min(size_of::<u32>());
+    UserPtr(value_at).write_bytes(&is_on.to_ne_bytes()[..len])?;
+    UserPtr(len_at).write(&(len as u32))?;
+    Ok(0)
+}
+
+pub fn ioctl(call: &Call) -> Result {
+    let [fd, request, at, ..] = call.args;
+    let request = request & 0xffff_ffff;
+    let Some(socket) = socket_of(call, fd) else {
+        return forward(call);
+    };
+    if request == FIONBIO {
+        let done = forward(call)?;
+        let is_on = UserPtr(at).read::<u32>()? != 0;
+        set_nonblocking(socket, is_on);
+        return Ok(done);
+    }
+    let is_count = request == FIONREAD || request == SIOCOUTQ;
+    let target = if is_count { target(call, fd, 0) } else { None };
+    let link = target
+        .as_ref()
+        .and_then(|(target, _)| lifecycle::link(target.socket, target.fd));
+    let Some(link) = link else {
+        return forward(call);
+    };
+    let count = if request == FIONREAD {
+        readable(socket, &link, fd)
+    } else {
+        link.outgoing().0.len()
+    };
+    UserPtr(at).write(&(count as u32))?;
+    Ok(0)
+}
+
+fn readable(socket: &SocketRecord, link: &Link, fd: usize) -> usize {
+    let in_ring = link.incoming().0.len();
+    match link.source(socket.kernel_received.load(Ordering::Relaxed)) {
+        Source::Ring => in_ring,
+        Source::Kernel(left) => {
+            let waiting = pegasus_host::socket::receivable(fd).unwrap_or(0);
+            in_ring + waiting.min(left.map_or(usize::MAX, |left| left as usize))
+        }
+        Source::KernelAgain { kicks } => {
+            let waiting = pegasus_host::socket::receivable(fd).unwrap_or(0);
+            waiting.saturating_sub(kicks as usize)
+        }
+    }
+}
+
+/// O_NONBLOCK has been set or cleared.
+pub fn set_nonblocking(socket: &SocketRecord, is_on: bool) {
+    if is_on {
+        socket
+            .flags
+            .fetch_or(socket_flags::NONBLOCK, Ordering::Relaxed);
+    } else {
+        socket
+            .flags
+            .fetch_and(!socket_flags::NONBLOCK, Ordering::Relaxed);
+    }
+}
