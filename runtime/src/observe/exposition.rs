@@ -66,6 +66,11 @@ struct Containers {
     served: IntCounterVec,
     signals: IntCounterVec,
     sites: IntGaugeVec,
+    rings: Rings,
+}
+
+/// What has to do with connections.
+struct Rings {
     sockets: IntGaugeVec,
     sent: IntCounterVec,
     received: IntCounterVec,
@@ -123,30 +128,7 @@ impl Containers {
                 "Places in a container's code that make system calls, by what became of them.",
                 &["container", "state"],
             )?,
-            sockets: gauges(
-                registry,
-                "pegasus_container_sockets",
-                "TCP sockets that the vkernel knows; linked ones are ends of connections over rings.",
-                &["container", "state"],
-            )?,
-            sent: counters(
-                registry,
-                "pegasus_container_ring_sent_bytes_total",
-                "Bytes that a container has written to rings.",
-                &one,
-            )?,
-            received: counters(
-                registry,
-                "pegasus_container_ring_received_bytes_total",
-                "Bytes that a container has read from rings.",
-                &one,
-            )?,
-            waiting: gauges(
-                registry,
-                "pegasus_container_ring_unread_bytes",
-                "Bytes in rings that wait for a container to read them.",
-                &one,
-            )?,
+            rings: Rings::register(registry)?,
         })
     }
 
@@ -194,22 +176,9 @@ impl Containers {
                 ("refused", container.sites_refused),
             ],
         );
-        let sockets = &container.sockets;
-        set(
-            &self.sockets,
-            &[
-                ("linked", sockets.linked),
-                ("searching", sockets.searching),
-                ("kernel", sockets.kernel),
-                ("fresh", sockets.fresh),
-            ],
-        );
         self.threads
             .with_label_values(&[id])
             .set(signed(container.threads));
-        self.waiting
-            .with_label_values(&[id])
-            .set(signed(container.bytes_unread));
         if let Some(cpu) = container.cpu {
             self.cpu.with_label_values(&[id]).inc_by(cpu.as_secs_f64());
         }
@@ -225,10 +194,62 @@ impl Containers {
             .with_label_values(&[id])
             .inc_by(total.calls_served);
         self.signals.with_label_values(&[id]).inc_by(total.signals);
+        self.rings.fill(container, ledger);
+    }
+}
+
+impl Rings {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let one = ["container"];
+        Ok(Rings {
+            sockets: gauges(
+                registry,
+                "pegasus_container_sockets",
+                "TCP sockets that the vkernel knows; linked ones are ends of connections over rings.",
+                &["container", "state"],
+            )?,
+            sent: counters(
+                registry,
+                "pegasus_container_ring_sent_bytes_total",
+                "Bytes that a container has written to rings.",
+                &one,
+            )?,
+            received: counters(
+                registry,
+                "pegasus_container_ring_received_bytes_total",
+                "Bytes that a container has read from rings.",
+                &one,
+            )?,
+            waiting: gauges(
+                registry,
+                "pegasus_container_ring_unread_bytes",
+                "Bytes in rings that wait for a container to read them.",
+                &one,
+            )?,
+        })
+    }
+
+    fn fill(&self, container: &ContainerSample, ledger: &Ledger) {
+        let id = container.id.as_str();
+        let sockets = &container.sockets;
+        let states = [
+            ("linked", sockets.linked),
+            ("searching", sockets.searching),
+            ("kernel", sockets.kernel),
+            ("fresh", sockets.fresh),
+        ];
+        for (state, value) in states {
+            let labels = [id, state];
+            self.sockets.with_label_values(&labels).set(signed(value));
+        }
+        let total = ledger.total(id);
         self.sent.with_label_values(&[id]).inc_by(total.bytes_sent);
         self.received
             .with_label_values(&[id])
             .inc_by(total.bytes_received);
+        self.waiting
+            .with_label_values(&[id])
+            .set(signed(container.bytes_unread));
     }
 }
 
