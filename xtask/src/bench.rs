@@ -16,6 +16,7 @@ mod jobs;
 mod loads;
 mod machine;
 mod mode;
+mod placement;
 mod plot;
 mod report;
 mod rows;

@@ -4,6 +4,9 @@ use crate::engine::Engine;
 use crate::shell;
 use std::fs;
 
+/// More than our own preparations make of it.
+const LOAD_QUIET: f64 = 1.0;
+
 /// One fact per line: what it is, and its value.
 pub fn describe(engine: &Engine) -> Vec<(&'static str, String)> {
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
@@ -35,7 +38,18 @@ pub fn describe(engine: &Engine) -> Vec<(&'static str, String)> {
         ),
         ("Docker Engine", docker.unwrap_or_default()),
         ("runc", runc_version()),
+        ("load average at the start", load()),
     ]
+}
+
+/// How many tasks ran or wanted to in the last minute: a busy machine measures its scheduler.
+fn load() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let average = text.split(' ').next().unwrap_or_default().to_owned();
+    if average.parse().is_ok_and(|load: f64| load > LOAD_QUIET) {
+        println!("  note   the load average is {average}: figures of a busy machine say little");
+    }
+    average
 }
 
 fn runc_version() -> String {

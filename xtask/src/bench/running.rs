@@ -2,6 +2,7 @@
 
 use super::column::{Column, Kind};
 use super::mode::Mode;
+use super::placement;
 use super::rows::{Job, Row};
 use super::stage::Stage;
 use super::table::{Cell, Line};
@@ -62,6 +63,12 @@ impl Laboratory<'_> {
         Ok(lines)
     }
 
+    /// Whether the column's containers are to share an instance.
+    fn is_group(&self, column: &Column) -> bool {
+        let groups = &self.shared.site.runtimes.groups;
+        groups.iter().any(|group| group.runtime == column.runtime)
+    }
+
     /// One sample; round 0 is not counted.
     fn take(
         &self,
@@ -85,10 +92,11 @@ impl Laboratory<'_> {
             last: series.last.clone(),
         };
         let sample = (job.measure)(&stage).and_then(|values| {
-            ensure!(
-                values.len() == job.rows.len(),
-                "{values:?}: not as many as rows"
-            );
+            let (found, wanted) = (values.len(), job.rows.len());
+            ensure!(found == wanted, "{found} values for {wanted} rows");
+            if round == 0 && self.is_group(column) {
+                placement::ensure_fused(&context)?;
+            }
             Ok(values)
         });
         context.clean_up()?;
