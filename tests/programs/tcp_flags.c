@@ -87,7 +87,7 @@ static void all_server(void)
     note_receive("not waiting wins", 10, MSG_WAITALL | MSG_DONTWAIT);
     note_receive("nothing there", 10, MSG_WAITALL | MSG_DONTWAIT);
     meet();
-    struct timeval limit = { 0, 200000 };
+    struct timeval limit = { 0, 80000 };
     MUST(setsockopt(FD, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) == 0);
     note_receive("for a time", 10, MSG_WAITALL);
     note_receive("for a time, in vain", 10, MSG_WAITALL);

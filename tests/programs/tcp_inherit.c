@@ -396,7 +396,7 @@ static void cloexec_server(void)
     pid_t child = begin_child();
     if (child == 0) {
         MUST(fcntl(FD, F_GETFD) == FD_CLOEXEC);
-        execl("/bin/sleep", "sleep", "0.4", (char *)NULL);
+        execl("/bin/sleep", "sleep", "0.25", (char *)NULL);
         _exit(90);
     }
     sleep_ms(100);

@@ -45,12 +45,12 @@ static void note_limit(const char *what, ssize_t result, int64_t begin)
 {
     const char *text = outcome(result);
     int64_t took = now_ms() - begin;
-    note("%s: %s, after the time %d, soon after %d", what, text, took >= 140, took < 3000);
+    note("%s: %s, after the time %d, soon after %d", what, text, took >= 75, took < 3000);
 }
 
 static void limits_server(void)
 {
-    struct timeval limit = { 0, 150000 };
+    struct timeval limit = { 0, 80000 };
     char byte;
     MUST(setsockopt(FD, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) == 0);
     int64_t begin = now_ms();
@@ -69,7 +69,7 @@ static void limits_server(void)
     MUST(setsockopt(FD, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) == 0);
     note("in time: %s", outcome(read(FD, &byte, 1)));
     meet();
-    limit = (struct timeval) { 0, 150000 };
+    limit = (struct timeval) { 0, 80000 };
     MUST(setsockopt(FD, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) == 0);
     uint64_t sent = fill(FD, 0);
     ssize_t len_sent;
@@ -87,7 +87,7 @@ static void limits_server(void)
     give((int)sent);
     meet();
     // A limit in which part of it goes: that much is said.
-    limit = (struct timeval) { 0, 300000 };
+    limit = (struct timeval) { 0, 160000 };
     MUST(setsockopt(FD, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) == 0);
     unsigned char *large = malloc(20u << 20);
     MUST(large != NULL);

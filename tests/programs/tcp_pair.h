@@ -57,7 +57,7 @@ static __thread struct side *self;
 
 // ---- what a side has seen
 
-__attribute__((format(printf, 1, 2), unused)) static void note(const char *format, ...)
+__attribute__((format(printf, 1, 2))) static inline void note(const char *format, ...)
 {
     char line[512];
     va_list args;
@@ -351,7 +351,7 @@ static void *watch(void *unused)
     }
 }
 
-static void watch_begin(const char *name, int limit_s)
+static inline void watch_begin(const char *name, int limit_s)
 {
     played = name;
     played_until_ms = now_ms() + limit_s * 1000ll;
@@ -368,7 +368,7 @@ static void watch_begin(const char *name, int limit_s)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-static void play_side(const struct scenario *scenario, struct side *side, bool server, bool warm)
+static inline void play_side(const struct scenario *scenario, struct side *side, bool server, bool warm)
 {
     self = side;
     side->name = server ? "server" : "client";
@@ -413,7 +413,7 @@ static void *play_client_thread(void *argument)
     return NULL;
 }
 
-static void play_here(const struct scenario *scenario, bool forked, bool warm)
+static inline void play_here(const struct scenario *scenario, bool forked, bool warm)
 {
     int pair[2];
     MUST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
@@ -443,7 +443,7 @@ static void play_here(const struct scenario *scenario, bool forked, bool warm)
 }
 
 // The other container, over a Unix socket that is named after the program.
-static int meet_other(const char *program, bool server)
+static inline int meet_other(const char *program, bool server)
 {
     const char *slash = strrchr(program, '/');
     struct sockaddr_un name = { .sun_family = AF_UNIX };
@@ -465,12 +465,12 @@ static int meet_other(const char *program, bool server)
     return fd;
 }
 
-static bool is_mode(const char *word)
+static inline bool is_mode(const char *word)
 {
     return strcmp(word, "threads") == 0 || strcmp(word, "fork") == 0 || strcmp(word, "serve") == 0 || strcmp(word, "join") == 0;
 }
 
-static bool is_wanted(const char *name, int argc, char **argv)
+static inline bool is_wanted(const char *name, int argc, char **argv)
 {
     bool any = false;
     for (int i = 1; i < argc; i++) {
@@ -481,7 +481,7 @@ static bool is_wanted(const char *name, int argc, char **argv)
     return !any;
 }
 
-static void play_all(const char *mode, const struct scenario *scenarios, size_t count, int argc, char **argv)
+static inline void play_all(const char *mode, const struct scenario *scenarios, size_t count, int argc, char **argv)
 {
     bool server = strcmp(mode, "serve") == 0, client = strcmp(mode, "join") == 0, forked = strcmp(mode, "fork") == 0;
     struct side side = { .control = server || client ? meet_other(argv[0], server) : -1 };
@@ -505,7 +505,7 @@ static void play_all(const char *mode, const struct scenario *scenarios, size_t 
 
 #define PLAY(scenarios, argc, argv) play_main(scenarios, sizeof(scenarios) / sizeof *(scenarios), argc, argv)
 
-static int play_main(const struct scenario *scenarios, size_t count, int argc, char **argv)
+static inline int play_main(const struct scenario *scenarios, size_t count, int argc, char **argv)
 {
     // One that is found with a signal ignored would not see what others see.
     signal(SIGPIPE, SIG_DFL);

@@ -33,12 +33,12 @@ static void *disturb(void *argument)
 {
     struct disturbance *one = argument;
     for (int i = 0; (one->then == NULL || i < 3) && !one->over; i++) {
-        sleep_ms(20);
+        sleep_ms(12);
         if (!one->over)
             pthread_kill(one->target, one->number);
     }
     if (one->then != NULL) {
-        sleep_ms(20);
+        sleep_ms(12);
         one->over = true;
         one->then(one->argument);
     }
