@@ -1,6 +1,6 @@
 //! What an operator sees from outside: `ss`, `top`, `metrics`, and the vkernel's part of `events`.
 
-use crate::harness::case::{Case, SkipCause, skip};
+use crate::harness::case::Case;
 use crate::harness::command::Finished;
 use crate::harness::container::Container;
 use crate::harness::context::Context;
@@ -11,10 +11,6 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-
-/// NOTE to the lead: set this when connections within a group run over rings. Until then the case that wants to see one is
-/// skipped where there is none.
-const RINGS_CARRY_CONNECTIONS: bool = false;
 
 /// Calls all the time.
 const BUSY: &str = "import os, time\nwhile True:\n  os.getppid(); time.sleep(0.001)";
@@ -292,17 +288,7 @@ fn connection(context: &Context) -> Result<()> {
         let found = entries.iter().find(is_wanted).cloned();
         found.with_context(|| format!("no connection between them\n{}", shown.describe()))
     };
-    let limit = Duration::from_secs(if RINGS_CARRY_CONNECTIONS { 20 } else { 2 });
-    let found = match context.eventually(limit, find) {
-        Ok(found) => found,
-        Err(_) if !RINGS_CARRY_CONNECTIONS => {
-            return Err(skip(
-                SkipCause::Machine,
-                "connections within a group do not run over rings yet",
-            ));
-        }
-        Err(fault) => return Err(fault),
-    };
+    let found = context.eventually(Duration::from_secs(20), find)?;
     ensure!(
         found["state"] == "ESTAB" && found["carrier"] == "ring",
         "{found:#}"
