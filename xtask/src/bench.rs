@@ -10,6 +10,7 @@
 //! [`table`] judge them, [`report`] and [`plot`] show them.
 
 mod column;
+mod evidence;
 mod gvisor;
 mod heap;
 mod jobs;
@@ -32,6 +33,7 @@ use mode::{MODES, Mode};
 use pegasus_tests::harness::context::{Context, Shared};
 use report::{Comparison, Figure, Report};
 use running::Laboratory;
+use std::cell::Cell;
 use std::fs;
 use std::time::Duration;
 
@@ -75,9 +77,12 @@ impl Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
+    // Before our own preparations make some.
+    let load = machine::load();
     setup::run(setup::EVERYTHING)?;
     let prepared = site::prepare(&arguments.choice)?;
-    let report = measure(&prepared, arguments)?;
+    let mut report = measure(&prepared, arguments)?;
+    report.machine.push(("load average at the start", load));
     println!("\n{}", report.render()?);
     if arguments.is_whole() && prepared.site.pegasus.is_some() {
         write(&report)?;
@@ -173,6 +178,7 @@ fn measure_between_containers(
         shared,
         columns: column::columns(&prepared.site, gvisor.ok()),
         rounds: arguments.rounds,
+        faults: Cell::new(0),
     };
     for mode in arguments.modes() {
         for job in chosen.iter().filter(|job| job.has_mode(mode)) {

@@ -4,7 +4,7 @@ use crate::engine::Engine;
 use crate::shell;
 use std::fs;
 
-/// More than our own preparations make of it.
+/// More than a machine that has nothing else to do.
 const LOAD_QUIET: f64 = 1.0;
 
 /// One fact per line: what it is, and its value.
@@ -38,12 +38,11 @@ pub fn describe(engine: &Engine) -> Vec<(&'static str, String)> {
         ),
         ("Docker Engine", docker.unwrap_or_default()),
         ("runc", runc_version()),
-        ("load average at the start", load()),
     ]
 }
 
 /// How many tasks ran or wanted to in the last minute: a busy machine measures its scheduler.
-fn load() -> String {
+pub fn load() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let average = text.split(' ').next().unwrap_or_default().to_owned();
     if average.parse().is_ok_and(|load: f64| load > LOAD_QUIET) {

@@ -2,13 +2,14 @@
 
 use super::column::{Column, Kind};
 use super::mode::Mode;
-use super::placement;
 use super::rows::{Job, Row};
 use super::stage::Stage;
-use super::table::{Cell, Line};
+use super::table::{self, Line};
+use super::{evidence, placement};
 use crate::progress::Step;
 use anyhow::{Result, ensure};
 use pegasus_tests::harness::context::{Context, Shared};
+use std::cell::Cell;
 use std::time::Duration;
 
 /// No sample takes longer: what does hangs, and says so.
@@ -24,6 +25,8 @@ pub struct Laboratory<'a> {
     pub shared: &'a Shared,
     pub columns: Vec<Column>,
     pub rounds: usize,
+    /// How often a sample of Pegasus has failed.
+    pub faults: Cell<usize>,
 }
 
 /// The samples of one runtime: a vector per round.
@@ -50,66 +53,65 @@ impl Laboratory<'_> {
             step.note(&format!("round {round} of {}", self.rounds));
             for turn in 0..columns.len() {
                 let index = whose_turn(round, turn, columns.len());
-                self.take(job, mode, columns[index], &mut series[index], round)?;
+                self.take(job, mode, columns[index], &mut series[index], round);
             }
         }
         let lines = lines_of(job, mode, &columns, &series);
         step.done(&summary(&lines));
         for (column, one) in columns.iter().zip(&series) {
             if let Some(fault) = &one.fault {
-                eprintln!("  {} failed: {fault}", column.kind.title());
+                eprintln!("  {} failed {fault}", column.kind.title());
             }
         }
         Ok(lines)
     }
 
-    /// Whether the column's containers are to share an instance.
-    fn is_group(&self, column: &Column) -> bool {
-        let groups = &self.shared.site.runtimes.groups;
-        groups.iter().any(|group| group.runtime == column.runtime)
-    }
-
     /// One sample; round 0 is not counted.
-    fn take(
-        &self,
-        job: &Job,
-        mode: Mode,
-        column: &Column,
-        series: &mut Series,
-        round: usize,
-    ) -> Result<()> {
+    fn take(&self, job: &Job, mode: Mode, column: &Column, series: &mut Series, round: usize) {
         if series.fault.is_some() {
-            return Ok(());
+            return;
         }
-        let slug = format!("bench-{}-{}-{round}", job.slug, column.runtime);
+        let runtime = column.runtime(self.faults.get());
+        let slug = format!("bench-{}-{runtime}-{round}", job.slug);
         let own = self.shared.site.runtimes.own.clone();
         let context = Context::new(self.shared, slug, own, SAMPLE_LIMIT);
         let stage = Stage {
             context: &context,
-            runtime: &column.runtime,
+            runtime,
             mode,
             length: if round == 0 { FIRST_LENGTH } else { LENGTH },
             last: series.last.clone(),
         };
-        let sample = (job.measure)(&stage).and_then(|values| {
-            let (found, wanted) = (values.len(), job.rows.len());
-            ensure!(found == wanted, "{found} values for {wanted} rows");
-            if round == 0 && self.is_group(column) {
-                placement::ensure_fused(&context)?;
-            }
-            Ok(values)
-        });
-        context.clean_up()?;
-        match sample {
+        let mut sample = self.values(job, &stage, round == 0 && column.kind == Kind::Subject);
+        if let Err(fault) = sample {
+            sample = Err(fault.context(evidence::collect(&context)));
+        }
+        let cleaned = context.clean_up();
+        match sample.and_then(|values| cleaned.map(|()| values)) {
             Ok(values) => {
                 if round > 0 {
                     series.rounds.push(values.clone());
                 }
                 series.last = Some(values);
             }
-            Err(fault) => series.fault = Some(format!("{fault:#}")),
+            Err(fault) => {
+                series.fault = Some(format!("in round {round}: {fault:#}"));
+                if column.kind == Kind::Subject {
+                    self.faults.set(self.faults.get() + 1);
+                }
+            }
         }
-        Ok(())
+    }
+
+    /// One value for each row; `is_checked` asks whether they are of fused containers.
+    fn values(&self, job: &Job, stage: &Stage, is_checked: bool) -> Result<Vec<f64>> {
+        let values = (job.measure)(stage)?;
+        let (found, wanted) = (values.len(), job.rows.len());
+        ensure!(found == wanted, "{found} values for {wanted} rows");
+        if is_checked && !self.shared.site.runtimes.groups.is_empty() {
+            placement::ensure_fused(stage.context)?;
+        }
+        Ok(values)
     }
 }
 
@@ -124,8 +126,8 @@ fn whose_turn(round: usize, turn: usize, count: usize) -> usize {
 
 fn lines_of(job: &Job, mode: Mode, columns: &[&Column], series: &[Series]) -> Vec<Line> {
     let cell = |one: &Series, index: usize| match &one.fault {
-        Some(_) => Cell::Failed,
-        None => Cell::Samples(one.rounds.iter().map(|values| values[index]).collect()),
+        Some(_) => table::Cell::Failed,
+        None => table::Cell::Samples(one.rounds.iter().map(|values| values[index]).collect()),
     };
     let line = |(index, row): (usize, &'static Row)| Line {
         name: row.name,
