@@ -11,6 +11,7 @@ mod fusion;
 mod hello;
 mod leaks;
 mod lifecycle;
+mod local_tcp;
 mod local_bridge;
 mod network;
 mod options;
@@ -38,6 +39,7 @@ pub fn all() -> Vec<Case> {
         privilege::cases(),
         escapes::cases(),
         fusion::cases(),
+        local_tcp::cases(),
         seeing::cases(),
         crashes::cases(),
         examples::cases(),

@@ -1,0 +1,266 @@
+//! Connections between processes of one group, which may go over shared memory once they are made:
+//! whatever a program can see of them is what it sees under runc.
+//!
+//! The programs play both sides of their scenarios, as threads and as parent and child, and one side
+//! each in two containers with one network. See `tests/programs/tcp_pair.h`.
+
+use crate::harness::case::Case;
+use crate::harness::container::Spec;
+use crate::harness::context::Context;
+use crate::harness::site::REFERENCE;
+use anyhow::{Context as _, Result, anyhow, ensure};
+use std::time::Duration;
+
+const PLAYED: &[&str] = &[
+    "tcp_addresses",
+    "tcp_close",
+    "tcp_flags",
+    "tcp_options",
+    "tcp_calls",
+    "tcp_memory",
+    "tcp_threads",
+    "tcp_inherit",
+    "tcp_signals",
+    "tcp_many",
+    "epoll_modes",
+    "epoll_threads",
+    "epoll_mix",
+];
+
+/// The port of the one server of its network namespace.
+const PORT: &str = "7000";
+
+pub fn cases() -> Vec<Case> {
+    let together = PLAYED.iter().map(|program| {
+        Case::each(format!("local_tcp::{program}"), move |context| {
+            compare(context, program, &["threads", "fork"])
+        })
+        .limit(120)
+    });
+    let apart = PLAYED.iter().map(|program| {
+        Case::own(
+            format!("local_tcp::{program}_between_containers"),
+            move |context| between_containers(context, program),
+        )
+        .limit(120)
+    });
+    let more = [
+        Case::each("local_tcp::replaced", |context| {
+            compare(context, "tcp_inherit", &["replace"])
+        }),
+        Case::each("local_tcp::killed", |context| {
+            compare(context, "tcp_kill", &[])
+        }),
+        Case::own("local_tcp::killed_container", killed_container),
+        Case::own("local_tcp::hundred_thousand", hundred_thousand).limit(180),
+        Case::each("local_tcp::soak", soak).limit(120),
+        Case::own("local_tcp::soak_between_containers", soak_between).limit(120),
+        Case::each("local_tcp::bridge", bridge),
+        Case::each("local_tcp::bridge_with_dropped_packets", dropped),
+    ];
+    together.chain(apart).chain(more).collect()
+}
+
+/// Such containers have IPv6 on their loopback interface, whatever the engine's own default.
+fn with_ipv6<'c, 'a>(spec: Spec<'c, 'a>) -> Spec<'c, 'a> {
+    spec.options(["--sysctl=net.ipv6.conf.all.disable_ipv6=0"])
+}
+
+fn compare(context: &Context, program: &str, args: &[&str]) -> Result<()> {
+    let done = context.compare(|spec| with_ipv6(spec).program(program, args))?;
+    ensure!(
+        done.status == 0 && !done.stdout.is_empty(),
+        "the program could not do its work: {}",
+        done.describe()
+    );
+    Ok(())
+}
+
+/// What the two sides of a program printed in two containers of `runtime` with one network.
+fn play(context: &Context, runtime: &str, program: &str, args: &[&str]) -> Result<[String; 2]> {
+    let words = |role| std::iter::once(role).chain(args.iter().copied());
+    let server = with_ipv6(context.on(runtime))
+        .program(program, words("serve"))
+        .start()?;
+    let client = context
+        .on(runtime)
+        .network(&format!("container:{}", server.name))
+        .program(program, words("join"))
+        .run()?;
+    let logs = server.docker(&["logs"])?;
+    ensure!(
+        client.status == 0,
+        "{program} under {runtime}: {}\n== the server's side\n{}",
+        client.describe(),
+        logs.describe()
+    );
+    let status = server.wait()?;
+    let logs = server.docker(&["logs"])?;
+    server.docker(&["rm", "--force"])?;
+    ensure!(
+        status == 0,
+        "{program} under {runtime}: exit status {status} of the server's side\n{}",
+        logs.describe()
+    );
+    Ok([logs.stdout, client.stdout])
+}
+
+/// Does `body` with a runtime whose containers are fused, in a group of this case's own; with the
+/// runtime under test as it is, if that one cannot fuse.
+fn fused<T>(context: &Context, body: impl FnOnce(&str) -> Result<T>) -> Result<T> {
+    if context.site().runtimes.groups.is_empty() {
+        return body(context.runtime());
+    }
+    let group = context.group()?;
+    body(group.runtime())
+}
+
+fn between_containers(context: &Context, program: &str) -> Result<()> {
+    // Both mostly wait, so they do it at the same time.
+    let (expected, found) = std::thread::scope(|scope| {
+        let expected = scope.spawn(|| play(context, REFERENCE, program, &[]));
+        let found = fused(context, |runtime| play(context, runtime, program, &[]));
+        (expected.join(), found)
+    });
+    let expected = expected.map_err(|_| anyhow!("the reference run panicked"))??;
+    let found = found?;
+    for (side, (found, expected)) in ["server", "client"].iter().zip(found.iter().zip(&expected)) {
+        ensure!(
+            found == expected,
+            "the {side}'s side of {program} differs from runc\n{}",
+            first_difference(expected, found)
+        );
+    }
+    Ok(())
+}
+
+/// The scenario and line where two outputs part.
+fn first_difference(expected: &str, found: &str) -> String {
+    let mut scenario = "";
+    let mut found = found.lines();
+    for line in expected.lines() {
+        if line.starts_with("== ") {
+            scenario = line;
+        }
+        let other = found.next().unwrap_or("(its end)");
+        if line != other {
+            return format!("{scenario}\nrunc:  {line}\nfound: {other}");
+        }
+    }
+    format!("more: {}", found.next().unwrap_or_default())
+}
+
+fn killed_container(context: &Context) -> Result<()> {
+    fused(context, |runtime| {
+        let server = context.on(runtime).program("tcp_kill", ["serve"]).start()?;
+        let client = context
+            .on(runtime)
+            .network(&format!("container:{}", server.name))
+            .program("tcp_kill", ["join"])
+            .start()?;
+        server.wait_for_log("the client streams")?;
+        std::thread::sleep(Duration::from_millis(300));
+        client.docker(&["kill"])?;
+        let status = server.wait()?;
+        let logs = server.logs()?;
+        ensure!(
+            status == 0 && logs.contains("nothing that was sent is lost: 1, then end of file"),
+            "exit status {status}: {logs}\n== client\n{}",
+            client.logs()?
+        );
+        Ok(())
+    })
+}
+
+fn is_ci() -> bool {
+    std::env::var("CI").as_deref() == Ok("true")
+}
+
+fn hundred_thousand(context: &Context) -> Result<()> {
+    let thousands = if is_ci() { "100" } else { "20" };
+    let [served, _] = fused(context, |runtime| {
+        play(context, runtime, "tcp_many", &["open_and_close", thousands])
+    })?;
+    ensure!(served.contains("descriptors left open: 0"), "{served}");
+    Ok(())
+}
+
+fn soak_seconds() -> &'static str {
+    if is_ci() { "20" } else { "6" }
+}
+
+fn soak(context: &Context) -> Result<()> {
+    let said = context
+        .container()
+        .program("tcp_soak", ["fork", if is_ci() { "10" } else { "4" }])
+        .output()?;
+    ensure!(
+        said.lines().all(|line| line == "not a byte was lost"),
+        "{said}"
+    );
+    Ok(())
+}
+
+fn soak_between(context: &Context) -> Result<()> {
+    let said = fused(context, |runtime| {
+        play(context, runtime, "tcp_soak", &[soak_seconds()])
+    })?;
+    ensure!(
+        said.iter().all(|said| said.trim() == "not a byte was lost"),
+        "{said:?}"
+    );
+    Ok(())
+}
+
+fn ask(context: &Context, address: &str, limit_ms: &str) -> Result<String> {
+    context
+        .container()
+        .network("bridge")
+        .program("tcp_bridge", ["ask", address, PORT, limit_ms])
+        .output()
+}
+
+fn bridge(context: &Context) -> Result<()> {
+    let server = context
+        .container()
+        .network("bridge")
+        .program("tcp_bridge", ["serve", PORT])
+        .start()?;
+    server.wait_for_log("listening")?;
+    for _ in 0..2 {
+        let said = ask(context, &server.address()?, "10000")?;
+        ensure!(said == "answered, then 0", "{said}");
+    }
+    Ok(())
+}
+
+/// The packet filter of the engine's network decides who can connect, fused or not.
+fn dropped(context: &Context) -> Result<()> {
+    let server = context
+        .container()
+        .network("bridge")
+        .program("tcp_bridge", ["serve", PORT])
+        .start()?;
+    server.wait_for_log("listening")?;
+    let address = server.address()?;
+    let filter = |verb: &str| {
+        let network = format!("--net=/proc/{}/ns/net", context.site().engine_pid);
+        let rule = ["iptables", "--wait", verb, "FORWARD", "--protocol", "tcp"];
+        let what = ["--destination", &address, "--dport", PORT, "--jump", "DROP"];
+        context
+            .host(
+                "nsenter",
+                &[&[network.as_str()], &rule[..], &what[..]].concat(),
+            )?
+            .expect(0)
+            .context("the engine's packet filter")
+    };
+    filter("--insert")?;
+    let without = ask(context, &address, "1500");
+    filter("--delete")?;
+    let without = without?;
+    ensure!(without == "no answer: SYN_SENT", "{without}");
+    let with = ask(context, &address, "10000")?;
+    ensure!(with == "answered, then 0", "{with}");
+    Ok(())
+}
