@@ -5,9 +5,11 @@ pub use core::hint::spin_loop;
 #[cfg(not(loom))]
 pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 #[cfg(loom)]
-pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+pub use loom::sync::atomic::Ordering;
 #[cfg(loom)]
 pub use loom::thread::{yield_now, yield_now as spin_loop};
+#[cfg(loom)]
+pub use modelled::{AtomicU32, AtomicU64};
 
 /// Lets another task run.
 #[cfg(not(loom))]
@@ -49,3 +51,69 @@ macro_rules! constructor {
     };
 }
 pub(crate) use constructor;
+
+/// The model checker tries two orders of a store and a load only if nothing but the load was the last to touch the atomic: a load
+/// by the storing task in between hides it. So each access here begins with one that is never hidden, and orders nothing.
+#[cfg(loom)]
+mod modelled {
+    use loom::sync::atomic::{self, Ordering};
+
+    macro_rules! atomic {
+        ($name:ident, $value:ty) => {
+            #[derive(Debug)]
+            pub struct $name {
+                value: atomic::$name,
+                turn: atomic::AtomicU32,
+            }
+
+            #[allow(dead_code)]
+            impl $name {
+                pub fn new(value: $value) -> Self {
+                    Self {
+                        value: atomic::$name::new(value),
+                        turn: atomic::AtomicU32::new(0),
+                    }
+                }
+
+                fn in_turn(&self) -> &atomic::$name {
+                    self.turn.fetch_add(1, Ordering::Relaxed);
+                    &self.value
+                }
+
+                pub fn load(&self, order: Ordering) -> $value {
+                    self.in_turn().load(order)
+                }
+
+                pub fn store(&self, value: $value, order: Ordering) {
+                    self.in_turn().store(value, order);
+                }
+
+                pub fn swap(&self, value: $value, order: Ordering) -> $value {
+                    self.in_turn().swap(value, order)
+                }
+
+                pub fn fetch_add(&self, value: $value, order: Ordering) -> $value {
+                    self.in_turn().fetch_add(value, order)
+                }
+
+                pub fn fetch_sub(&self, value: $value, order: Ordering) -> $value {
+                    self.in_turn().fetch_sub(value, order)
+                }
+
+                pub fn compare_exchange(
+                    &self,
+                    current: $value,
+                    new: $value,
+                    success: Ordering,
+                    failure: Ordering,
+                ) -> Result<$value, $value> {
+                    self.in_turn()
+                        .compare_exchange(current, new, success, failure)
+                }
+            }
+        };
+    }
+
+    atomic!(AtomicU32, u32);
+    atomic!(AtomicU64, u64);
+}

@@ -8,7 +8,11 @@
 //! held across a call made on behalf of a container, nor when container code runs.
 #![no_std]
 
+#[cfg(not(loom))]
 mod atomic;
+/// Public for the models.
+#[cfg(loom)]
+pub mod atomic;
 mod bell;
 mod claim;
 mod lock;

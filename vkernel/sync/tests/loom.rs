@@ -5,9 +5,9 @@
 #![cfg(loom)]
 
 use loom::cell::UnsafeCell;
-use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
+use pegasus_sync::atomic::{AtomicU32, Ordering};
 use pegasus_sync::{Bell, Claim, Kicks, Link, Queue, Ring, Stores, Stretch, Wanted};
 
 /// Every order with so many preemptions at most.
@@ -96,7 +96,7 @@ impl Stores for Cells {
 
 /// The producer writes these amounts and the consumer reads those, as far as they can; the rest is read at the end.
 fn stream(writes: &'static [usize], reads: &'static [usize]) {
-    check(4, move || {
+    check(3, move || {
         let shared = Arc::new((Ring::new(), Cells::new()));
         let producer = {
             let shared = shared.clone();
@@ -132,7 +132,7 @@ fn a_ring_grows_while_it_is_read() {
 
 #[test]
 fn a_ring_wraps_around_while_it_is_read() {
-    stream(&[2, 1, 1], &[1, 1, 2]);
+    stream(&[2, 1], &[1, 1]);
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn a_ring_shrinks_between_small_writes() {
 /// Neither side, without a claim.
 #[test]
 fn an_onlooker_sees_a_ring_that_can_be() {
-    check(3, || {
+    check(2, || {
         let shared = Arc::new((Ring::new(), Cells::new()));
         let producer = {
             let shared = shared.clone();
