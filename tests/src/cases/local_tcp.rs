@@ -9,6 +9,7 @@ use crate::harness::container::Spec;
 use crate::harness::context::Context;
 use crate::harness::site::REFERENCE;
 use anyhow::{Context as _, Result, anyhow, ensure};
+use std::thread;
 use std::time::Duration;
 
 const PLAYED: &[&str] = &[
@@ -66,12 +67,31 @@ fn with_ipv6<'c, 'a>(spec: Spec<'c, 'a>) -> Spec<'c, 'a> {
     spec.options(["--sysctl=net.ipv6.conf.all.disable_ipv6=0"])
 }
 
+/// Does both at the same time: they mostly wait.
+fn at_once<A: Send, B>(
+    one: impl FnOnce() -> Result<A> + Send,
+    other: impl FnOnce() -> Result<B>,
+) -> Result<(A, B)> {
+    let (one, other) = thread::scope(|scope| {
+        let one = scope.spawn(one);
+        let other = other();
+        (one.join(), other)
+    });
+    Ok((one.map_err(|_| anyhow!("a thread panicked"))??, other?))
+}
+
 fn compare(context: &Context, program: &str, args: &[&str]) -> Result<()> {
-    let done = context.compare(|spec| with_ipv6(spec).program(program, args))?;
+    let build = |spec| with_ipv6(spec).program(program, args);
+    let (expected, found) = at_once(
+        || build(context.reference()).run()?.expect(0),
+        || build(context.container()).run()?.expect(0),
+    )?;
+    ensure!(!expected.stdout.is_empty(), "{}", expected.describe());
     ensure!(
-        done.status == 0 && !done.stdout.is_empty(),
-        "the program could not do its work: {}",
-        done.describe()
+        found.stdout == expected.stdout,
+        "{program} differs from runc\n{}\n{}",
+        first_difference(&expected.stdout, &found.stdout),
+        found.describe()
     );
     Ok(())
 }
@@ -116,14 +136,10 @@ fn fused<T>(context: &Context, body: impl FnOnce(&str) -> Result<T>) -> Result<T
 }
 
 fn between_containers(context: &Context, program: &str) -> Result<()> {
-    // Both mostly wait, so they do it at the same time.
-    let (expected, found) = std::thread::scope(|scope| {
-        let expected = scope.spawn(|| play(context, REFERENCE, program, &[]));
-        let found = fused(context, |runtime| play(context, runtime, program, &[]));
-        (expected.join(), found)
-    });
-    let expected = expected.map_err(|_| anyhow!("the reference run panicked"))??;
-    let found = found?;
+    let (expected, found) = at_once(
+        || play(context, REFERENCE, program, &[]),
+        || fused(context, |runtime| play(context, runtime, program, &[])),
+    )?;
     for (side, (found, expected)) in ["server", "client"].iter().zip(found.iter().zip(&expected)) {
         ensure!(
             found == expected,
@@ -159,7 +175,7 @@ fn killed_container(context: &Context) -> Result<()> {
             .program("tcp_kill", ["join"])
             .start()?;
         server.wait_for_log("the client streams")?;
-        std::thread::sleep(Duration::from_millis(300));
+        thread::sleep(Duration::from_millis(300));
         client.docker(&["kill"])?;
         let status = server.wait()?;
         let logs = server.logs()?;
