@@ -212,6 +212,7 @@ static void messages_server(void)
     note("ten bytes: %d messages of %u %u %u, '%s' '%s' '%s'", count, several[0].msg_len, several[1].msg_len, several[2].msg_len, text[0], text[1], text[2]);
     struct timespec limit = { 0, 50000000 };
     meet();
+    ready_with(FD, POLLIN);
     // The limit is looked at after each message only.
     count = recvmmsg(FD, several, 2, 0, &limit);
     note("with a limit: %d messages", count);

@@ -52,6 +52,7 @@ pub fn cases() -> Vec<Case> {
         Case::each("local_tcp::killed", |context| {
             compare(context, "tcp_kill", &[])
         }),
+        Case::own("local_tcp::strangers", strangers).limit(120),
         Case::own("local_tcp::killed_container", killed_container),
         Case::own("local_tcp::hundred_thousand", hundred_thousand).limit(180),
         Case::each("local_tcp::soak", soak).limit(120),
@@ -96,30 +97,34 @@ fn compare(context: &Context, program: &str, args: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// What the two sides of a program printed in two containers of `runtime` with one network.
-fn play(context: &Context, runtime: &str, program: &str, args: &[&str]) -> Result<[String; 2]> {
+/// What the two sides of a program printed in two containers with one network, each of a runtime.
+fn play(
+    context: &Context,
+    runtimes: [&str; 2],
+    program: &str,
+    args: &[&str],
+) -> Result<[String; 2]> {
     let words = |role| std::iter::once(role).chain(args.iter().copied());
-    let server = with_ipv6(context.on(runtime))
+    let server = with_ipv6(context.on(runtimes[0]))
         .program(program, words("serve"))
         .start()?;
     let client = context
-        .on(runtime)
+        .on(runtimes[1])
         .network(&format!("container:{}", server.name))
         .program(program, words("join"))
         .run()?;
-    let logs = server.docker(&["logs"])?;
     ensure!(
         client.status == 0,
-        "{program} under {runtime}: {}\n== the server's side\n{}",
+        "{program} under {runtimes:?}: {}\n== the server's side\n{}",
         client.describe(),
-        logs.describe()
+        server.docker(&["logs"])?.describe()
     );
     let status = server.wait()?;
     let logs = server.docker(&["logs"])?;
     server.docker(&["rm", "--force"])?;
     ensure!(
         status == 0,
-        "{program} under {runtime}: exit status {status} of the server's side\n{}",
+        "{program} under {runtimes:?}: exit status {status} of the server's side\n{}",
         logs.describe()
     );
     Ok([logs.stdout, client.stdout])
@@ -137,15 +142,46 @@ fn fused<T>(context: &Context, body: impl FnOnce(&str) -> Result<T>) -> Result<T
 
 fn between_containers(context: &Context, program: &str) -> Result<()> {
     let (expected, found) = at_once(
-        || play(context, REFERENCE, program, &[]),
-        || fused(context, |runtime| play(context, runtime, program, &[])),
+        || play(context, [REFERENCE; 2], program, &[]),
+        || fused(context, |runtime| play(context, [runtime; 2], program, &[])),
     )?;
-    for (side, (found, expected)) in ["server", "client"].iter().zip(found.iter().zip(&expected)) {
+    agree(program, &expected, &found)
+}
+
+fn agree(program: &str, expected: &[String; 2], found: &[String; 2]) -> Result<()> {
+    for (side, (found, expected)) in ["server", "client"].iter().zip(found.iter().zip(expected)) {
         ensure!(
             found == expected,
             "the {side}'s side of {program} differs from runc\n{}",
             first_difference(expected, found)
         );
+    }
+    Ok(())
+}
+
+/// Containers that share a network and no address space, and ones of which only one is fused.
+fn strangers(context: &Context) -> Result<()> {
+    let own = context.runtime();
+    for program in ["tcp_close", "tcp_calls"] {
+        let ((expected, found), (served, joined)) = at_once(
+            || {
+                at_once(
+                    || play(context, [REFERENCE; 2], program, &[]),
+                    || play(context, [own; 2], program, &[]),
+                )
+            },
+            || {
+                fused(context, |runtime| {
+                    at_once(
+                        || play(context, [runtime, REFERENCE], program, &[]),
+                        || play(context, [REFERENCE, runtime], program, &[]),
+                    )
+                })
+            },
+        )?;
+        for found in [found, served, joined] {
+            agree(program, &expected, &found)?;
+        }
     }
     Ok(())
 }
@@ -195,7 +231,12 @@ fn is_ci() -> bool {
 fn hundred_thousand(context: &Context) -> Result<()> {
     let thousands = if is_ci() { "100" } else { "20" };
     let [served, _] = fused(context, |runtime| {
-        play(context, runtime, "tcp_many", &["open_and_close", thousands])
+        play(
+            context,
+            [runtime; 2],
+            "tcp_many",
+            &["open_and_close", thousands],
+        )
     })?;
     ensure!(served.contains("descriptors left open: 0"), "{served}");
     Ok(())
@@ -219,7 +260,7 @@ fn soak(context: &Context) -> Result<()> {
 
 fn soak_between(context: &Context) -> Result<()> {
     let said = fused(context, |runtime| {
-        play(context, runtime, "tcp_soak", &[soak_seconds()])
+        play(context, [runtime; 2], "tcp_soak", &[soak_seconds()])
     })?;
     ensure!(
         said.iter().all(|said| said.trim() == "not a byte was lost"),
