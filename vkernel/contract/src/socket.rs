@@ -240,8 +240,7 @@ pub struct SetRecord {
     pub queue: AtomicU64,
     /// Tasks asleep in Linux's epoll_wait on this set.
     pub sleepers: AtomicU32,
-    /// A wake-up for them is on its way.
-    pub wake_pending: AtomicU32,
+    pub _pad0: u32,
     pub descriptors: AtomicU32,
     pub pins: AtomicU32,
     /// Guards `items` and taking from the queue.

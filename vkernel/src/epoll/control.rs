@@ -5,6 +5,7 @@ use crate::epoll::set::{self, add, enqueue, find};
 use crate::socket::connection::Link;
 use crate::socket::descriptors::{Entry, Table};
 use crate::socket::pools::Pooled;
+use crate::socket::returning;
 use crate::syscall::table::{forward, forward_as};
 use crate::usermem::UserPtr;
 use core::sync::atomic::Ordering;
@@ -27,6 +28,19 @@ struct Request<'a> {
     event_at: usize,
 }
 
+/// epoll_create(2). A thread may wait on the set before there is a socket in it.
+pub fn epoll_create(call: &Call) -> Result {
+    let fd = forward(call)?;
+    let table = Table::of(call.thread.process());
+    if table.has_room_for(fd)
+        && !call.thread.process().keeps_kernel_sockets()
+        && let Some(set) = set::create()
+    {
+        table.set(fd, Entry::Set(set));
+    }
+    Ok(fd)
+}
+
 pub fn epoll_ctl(call: &Call) -> Result {
     let [set_fd, operation, fd, event_at, ..] = call.args;
     let request = Request {
@@ -45,14 +59,15 @@ pub fn epoll_ctl(call: &Call) -> Result {
         }
         _ => None,
     };
-    match (table.get(request.set_fd), socket) {
-        (Entry::Set(set), socket) => change(&request, set, socket),
-        (Entry::None, Some(socket))
-            if request.operation == EPOLL_CTL_ADD && table.has_room_for(request.set_fd) =>
-        {
-            begin_set(&request, table, socket)
+    match table.get(request.set_fd) {
+        Entry::Set(set) => change(&request, set, socket),
+        // Not made before the vkernel's eyes: the socket stays Linux's.
+        _ => {
+            if let Some(socket) = socket {
+                returning::keep_kernel(call.thread, socket, request.fd);
+            }
+            forward(call)
         }
-        _ => forward(call),
     }
 }
 
@@ -60,20 +75,6 @@ fn may_be_linked(socket: &SocketRecord) -> bool {
     let flags = socket.flags.load(Ordering::Relaxed);
     let has_items = socket.items.load(Ordering::Relaxed) != 0;
     flags & socket_flags::LISTENING == 0 || has_items
-}
-
-/// The first TCP socket of a set.
-fn begin_set(request: &Request, table: Table, socket: &'static SocketRecord) -> Result {
-    let Some(set) = set::create() else {
-        return forward(request.call);
-    };
-    let added = change(request, set, Some(socket));
-    if added.is_ok() {
-        table.set(request.set_fd, Entry::Set(set));
-    } else {
-        set::destroy(set);
-    }
-    added
 }
 
 fn change(
@@ -87,7 +88,7 @@ fn change(
         UserPtr(request.event_at).read()?
     };
     let _pin = set::Pin::new(request.call.thread, set);
-    let held = set::claim(set);
+    let held = set::claim(set, request.call.thread);
     let item = find(set, request.fd, socket);
     let data = event.data;
     let is_ours = data >> 32 == u64::from(set.tag.load(Ordering::Relaxed));
@@ -100,7 +101,8 @@ fn change(
         (EPOLL_CTL_DEL, Some(item)) => {
             let done = forward(request.call);
             if done.is_ok() {
-                let is_certain = set::detach(set, item);
+                let holder = request.call.thread.claimant();
+                let is_certain = set::detach(set, item, holder);
                 set::release(item, is_certain);
             }
             done
@@ -148,14 +150,15 @@ fn add_item(
     item.queued.store(0, Ordering::Relaxed);
     store_request(item, event);
     // Known before Linux can speak of it.
-    add(set, item, socket);
+    let holder = request.call.thread.claimant();
+    add(set, item, socket, holder);
     let registered = EpollEvent {
         events: event.events,
         data: data_of(set, item),
     };
     let done = control(request.set_fd, EPOLL_CTL_ADD, request.fd, &registered);
     if done.is_err() {
-        let is_certain = set::detach(set, item);
+        let is_certain = set::detach(set, item, holder);
         set::release(item, is_certain);
         return done;
     }
@@ -190,7 +193,7 @@ fn change_item(
 /// Queues an item, and wakes somebody who sleeps on the set.
 fn make_ready(set_fd: usize, set: &'static SetRecord, item: &'static ItemRecord) {
     enqueue(set, item);
-    if set::wants_wake_up(set) {
+    if set::is_slept_on(set) {
         wake_sleeper(set_fd, set, item);
     }
 }

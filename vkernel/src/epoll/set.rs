@@ -1,13 +1,15 @@
 //! Sets, their items, and the queue of items that may be ready.
 
+use crate::socket::lifecycle::{Held, take_as};
 use crate::socket::pools::Pooled;
 use crate::socket::wake::items_of;
+use crate::task::Thread;
 use core::sync::atomic::{AtomicU32, Ordering};
 use pegasus_contract::socket::{ItemRecord, SetRecord, SocketRecord};
 
 const INDEX_MASK: u64 = 0xffff_ffff;
 
-/// An item of a set may have become ready. Tells whether the set's sleepers need a wake-up, which is then the caller's to send.
+/// An item of a set may have become ready. Tells whether somebody sleeps on the set, whom the caller has to wake.
 pub fn note_ready(item: &ItemRecord) -> bool {
     let Some(set) = SetRecord::at(item.set.load(Ordering::Relaxed)) else {
         return false;
@@ -16,23 +18,20 @@ pub fn note_ready(item: &ItemRecord) -> bool {
         return false;
     }
     enqueue(set, item);
-    wants_wake_up(set)
+    is_slept_on(set)
 }
 
-/// Whether somebody sleeps on Linux's set whom nobody is waking yet; the caller does so now.
-pub fn wants_wake_up(set: &SetRecord) -> bool {
-    let is_slept_on =
-        set.sleepers.load(Ordering::SeqCst) != 0 || set.watched.load(Ordering::Relaxed) != 0;
-    is_slept_on && set.wake_pending.swap(1, Ordering::SeqCst) == 0
+/// Whether somebody sleeps on Linux's set, or may.
+pub fn is_slept_on(set: &SetRecord) -> bool {
+    set.sleepers.load(Ordering::SeqCst) != 0 || set.watched.load(Ordering::Relaxed) != 0
 }
 
 /// Something about a socket has changed that its own process knows and its peer does not.
 pub fn note_all_ready(socket: &SocketRecord) {
-    let thread = crate::task::Thread::current();
     let Some(socket) = SocketRecord::at(socket.index()) else {
         return;
     };
-    let _held = crate::socket::lifecycle::take(&socket.items_claim, thread);
+    let _held = take_as(&socket.items_claim, Thread::current().claimant());
     for item in items_of(socket) {
         if let Some(set) = SetRecord::at(item.set.load(Ordering::Relaxed)) {
             enqueue(set, item);
@@ -124,6 +123,7 @@ pub fn add(
     set: &'static SetRecord,
     item: &'static ItemRecord,
     socket: Option<&'static SocketRecord>,
+    holder: u32,
 ) {
     item.set.store(set.index(), Ordering::Relaxed);
     let first = set.items.load(Ordering::Relaxed);
@@ -132,7 +132,7 @@ pub fn add(
     set.items.store(item.index() + 1, Ordering::Relaxed);
     set.items_len.fetch_add(1, Ordering::Relaxed);
     let Some(socket) = socket else { return };
-    let _held = items_claim(socket);
+    let _held = take_as(&socket.items_claim, holder);
     let first = socket.items.load(Ordering::Relaxed);
     item.next_of_socket.store(first, Ordering::Relaxed);
     socket.items.store(item.index() + 1, Ordering::SeqCst);
@@ -198,10 +198,10 @@ fn unlink(
     }
 }
 
-fn leave_socket(item: &'static ItemRecord) {
+fn leave_socket(item: &'static ItemRecord, holder: u32) {
     let number = item.socket.load(Ordering::Relaxed);
     if let Some(socket) = number.checked_sub(1).and_then(SocketRecord::at) {
-        let _held = items_claim(socket);
+        let _held = take_as(&socket.items_claim, holder);
         unlink(&socket.items, item, |item| &item.next_of_socket);
     }
 }
@@ -220,28 +220,24 @@ pub fn release(item: &'static ItemRecord, is_certain: bool) {
 }
 
 /// A socket is gone: its memberships are. Linux has ended its own.
-pub fn forget_socket(socket: &'static SocketRecord, is_certain: bool) {
+pub fn forget_socket(socket: &'static SocketRecord, is_certain: bool, holder: u32) {
     while let Some(item) = items_of(socket).next() {
         let Some(set) = SetRecord::at(item.set.load(Ordering::Relaxed)) else {
             return;
         };
-        let _held = claim(set);
+        let _held = take_as(&set.claim, holder);
         // Its set may have been closed at the same time.
         if item.member.load(Ordering::SeqCst) != 0 {
             leave_set(set, item);
-            leave_socket(item);
+            leave_socket(item, holder);
             release(item, is_certain);
         }
     }
 }
 
-fn items_claim(socket: &'static SocketRecord) -> crate::socket::lifecycle::Held {
-    crate::socket::lifecycle::take(&socket.items_claim, crate::task::Thread::current())
-}
-
-/// Takes the set's claim.
-pub fn claim(set: &'static SetRecord) -> crate::socket::lifecycle::Held {
-    crate::socket::lifecycle::take(&set.claim, crate::task::Thread::current())
+/// Takes the set's claim for the calling thread.
+pub fn claim(set: &'static SetRecord, thread: &Thread) -> Held {
+    take_as(&set.claim, thread.claimant())
 }
 
 /// A set for a descriptor of the calling process.
@@ -249,7 +245,6 @@ pub fn create() -> Option<&'static SetRecord> {
     let set = SetRecord::claim()?;
     for word in [
         &set.sleepers,
-        &set.wake_pending,
         &set.descriptors,
         &set.pins,
         &set.items,
@@ -275,14 +270,14 @@ fn new_tag() -> u32 {
 }
 
 /// The last descriptor of a set is closed, and with it Linux's set.
-pub fn destroy(set: &'static SetRecord) {
+pub fn destroy(set: &'static SetRecord, holder: u32) {
     if set.in_use.swap(0, Ordering::SeqCst) == 0 {
         return;
     }
-    let held = claim(set);
+    let held = take_as(&set.claim, holder);
     let mut is_certain = true;
     while let Some(item) = members(set).next() {
-        let certain = detach(set, item);
+        let certain = detach(set, item, holder);
         is_certain &= certain;
         release(item, certain);
     }
@@ -301,7 +296,7 @@ pub fn destroy(set: &'static SetRecord) {
 pub struct Pin(Option<&'static SetRecord>);
 
 impl Pin {
-    pub fn new(thread: &crate::task::Thread, set: &'static SetRecord) -> Pin {
+    pub fn new(thread: &Thread, set: &'static SetRecord) -> Pin {
         if thread.process().has_had_one_thread() {
             return Pin(None);
         }
@@ -322,9 +317,9 @@ impl Drop for Pin {
 }
 
 /// Takes an item out of both lists and waits until no peer looks at it. Tells whether that is certain.
-pub fn detach(set: &SetRecord, item: &'static ItemRecord) -> bool {
+pub fn detach(set: &SetRecord, item: &'static ItemRecord, holder: u32) -> bool {
     leave_set(set, item);
-    leave_socket(item);
+    leave_socket(item, holder);
     let number = item.socket.load(Ordering::Relaxed);
     let link = number
         .checked_sub(1)

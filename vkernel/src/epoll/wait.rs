@@ -4,12 +4,12 @@ use crate::entry::Call;
 use crate::epoll::control::{convert, item_of, restore, wake_sleeper};
 use crate::epoll::set::{self, enqueue, has_queued, take_queue, unqueue};
 use crate::signal::KEPT;
-use crate::socket::connection::Link;
+use crate::socket::connection::{Link, Source};
 use crate::socket::descriptors::{Entry, Table};
 use crate::socket::pools::Pooled;
 use crate::socket::receive::note_kernel_events;
 use crate::socket::wait::{self, Deadline, cycles};
-use crate::socket::{lifecycle, readiness};
+use crate::socket::{lifecycle, readiness, wake};
 use crate::syscall::table::forward_as;
 use crate::task::Thread;
 use crate::usermem::UserPtr;
@@ -31,10 +31,15 @@ struct Wait<'a> {
     set_fd: usize,
     events_at: usize,
     events_max: usize,
-    deadline: Deadline,
+    timeout: Option<Timespec>,
+    /// Only counted once it matters.
+    deadline: Option<Deadline>,
     is_immediate: bool,
     mask: Option<&'a SigSet>,
     given: usize,
+    /// Items that were given as Linux reported them, and shall not be given again by what that has made of them.
+    direct: [u32; BATCH_MAX],
+    direct_len: usize,
     /// An item that was given, by which a neighbour can be woken.
     last: Option<&'static ItemRecord>,
     has_faulted: bool,
@@ -54,24 +59,19 @@ pub fn epoll_wait(
         return Err(Errno::EINVAL);
     }
     let _pin = set::Pin::new(call.thread, set);
-    let ns = timeout.map(|timeout| {
-        (timeout.sec.max(0) as u64)
-            .saturating_mul(1_000_000_000)
-            .saturating_add(timeout.nsec.max(0) as u64)
-    });
     let mut wait = Wait {
         thread: call.thread,
         set,
         set_fd: set_fd & 0xffff_ffff,
         events_at,
         events_max: (events_max as usize).min(BATCH_MAX),
-        deadline: match ns {
-            None | Some(0) => Deadline::NEVER,
-            Some(ns) => Deadline::after(ns),
-        },
-        is_immediate: ns == Some(0),
+        timeout,
+        deadline: None,
+        is_immediate: timeout.is_some_and(|timeout| timeout.sec == 0 && timeout.nsec == 0),
         mask,
         given: 0,
+        direct: [0; BATCH_MAX],
+        direct_len: 0,
         last: None,
         has_faulted: false,
     };
@@ -96,6 +96,9 @@ impl Wait<'_> {
             }
             let set = self.set;
             let has_rings = set.in_use.load(Ordering::Relaxed) == 2;
+            if has_rings {
+                self.deadline();
+            }
             let begin = cycles();
             if has_rings && wait::look(self.thread, || has_queued(set)) {
                 continue;
@@ -106,6 +109,18 @@ impl Wait<'_> {
         }
     }
 
+    fn deadline(&mut self) -> Deadline {
+        let timeout = self.timeout;
+        *self.deadline.get_or_insert_with(|| match timeout {
+            None => Deadline::NEVER,
+            Some(time) => Deadline::after(
+                (time.sec as u64)
+                    .saturating_mul(1_000_000_000)
+                    .saturating_add(time.nsec as u64),
+            ),
+        })
+    }
+
     fn finish(&mut self) -> Result {
         if self.given == 0 {
             return Err(Errno::EFAULT);
@@ -114,7 +129,6 @@ impl Wait<'_> {
         if let Some(item) = self.last
             && has_queued(self.set)
             && self.set.sleepers.load(Ordering::SeqCst) != 0
-            && set::wants_wake_up(self.set)
         {
             wake_sleeper(self.set_fd, self.set, item);
         }
@@ -138,7 +152,7 @@ impl Wait<'_> {
         if !has_queued(self.set) || !self.has_room() {
             return;
         }
-        let held = set::claim(self.set);
+        let held = set::claim(self.set, self.thread);
         // Queued again behind those that there was no room for: nobody starves.
         let mut again = [0; BATCH_MAX];
         let mut again_len = 0;
@@ -149,6 +163,11 @@ impl Wait<'_> {
                 continue;
             }
             if !unqueue(item) {
+                continue;
+            }
+            if self.direct[..self.direct_len].contains(&item.index()) {
+                again[again_len] = item.index();
+                again_len += 1;
                 continue;
             }
             let Some(events) = self.evaluate(item).filter(|&events| events != 0) else {
@@ -209,7 +228,11 @@ impl Wait<'_> {
             match item_of(self.set, data) {
                 None => self.give(bits, data),
                 Some(item) if self.is_ring(item, bits) => enqueue(self.set, item),
-                Some(item) => self.give(bits, item.data.load(Ordering::Relaxed)),
+                Some(item) => {
+                    self.direct[self.direct_len] = item.index();
+                    self.direct_len += 1;
+                    self.give(bits, item.data.load(Ordering::Relaxed));
+                }
             }
         }
         self.collect();
@@ -225,10 +248,19 @@ impl Wait<'_> {
         match Link::of(socket) {
             Some(link) if is_converted => {
                 note_kernel_events(socket, &link, bits);
+                self.quiet(socket, &link, item);
                 true
             }
             Some(_) => !is_retired,
             None => is_converted,
+        }
+    }
+
+    /// Takes the wake-up byte that Linux has reported: the next one is to be sent again.
+    fn quiet(&self, socket: &'static SocketRecord, link: &Link, item: &ItemRecord) {
+        let _held = lifecycle::take(&socket.receive_claim, self.thread);
+        if link.source(socket.kernel_received.load(Ordering::Relaxed)) == Source::Ring {
+            wake::quiet(link, item.fd.load(Ordering::Relaxed) as usize);
         }
     }
 
@@ -240,10 +272,13 @@ impl Wait<'_> {
             return None;
         }
         let mut events = [EpollEvent::default(); BATCH_MAX];
-        let left = self.deadline.left();
+        // A set without rings comes back only when the wait is over.
+        let left = match self.deadline {
+            Some(deadline) => deadline.left(),
+            None => self.timeout,
+        };
         let done = self.wait_in_kernel(&mut events, left);
         self.set.sleepers.fetch_sub(1, Ordering::SeqCst);
-        self.set.wake_pending.store(0, Ordering::SeqCst);
         self.set.looked_at.store(cycles(), Ordering::Relaxed);
         if let Some(begin) = waits_since {
             wait::learn(self.thread, begin);
@@ -251,7 +286,8 @@ impl Wait<'_> {
         match done {
             Ok(0) => {
                 self.collect();
-                let is_over = self.given > 0 || self.deadline.is_over();
+                let is_over =
+                    self.given > 0 || self.deadline.is_none_or(|deadline| deadline.is_over());
                 is_over.then(|| Ok(self.given))
             }
             Ok(len) => {
@@ -323,7 +359,7 @@ fn evaluate(
 
 /// Whether an epoll_wait(2) on the set would give something that Linux's set does not know of.
 pub fn is_ready(thread: &Thread, set: &'static SetRecord, set_fd: usize) -> bool {
-    let _held = set::claim(set);
+    let _held = set::claim(set, thread);
     let mut is_ready = false;
     for item in take_queue(set) {
         if unqueue(item) && evaluate(thread, set, set_fd, item).is_some_and(|events| events != 0) {

@@ -55,17 +55,18 @@ impl Entry {
     }
 
     /// One number less stands for it. `fd` is one that still does, for Linux, if the caller has it.
-    fn let_go(self, fd: Option<usize>) {
+    /// `holder`: see [`lifecycle::take_as`].
+    fn let_go(self, fd: Option<usize>, holder: u32) {
         match self {
             Entry::None => {}
             Entry::Socket(socket) => {
                 if socket.descriptors.fetch_sub(1, Ordering::AcqRel) == 1 {
-                    lifecycle::close(socket, fd);
+                    lifecycle::close(socket, fd, holder);
                 }
             }
             Entry::Set(set) => {
                 if set.descriptors.fetch_sub(1, Ordering::AcqRel) == 1 {
-                    epoll::set::destroy(set);
+                    epoll::set::destroy(set, holder);
                 }
             }
         }
@@ -92,6 +93,11 @@ impl Table {
 
     pub fn current() -> Table {
         Self::of(Thread::current().process())
+    }
+
+    /// By which name claims are taken for this table's process. See [`Thread::claimant`].
+    fn claimant(self) -> u32 {
+        self.record as u32 + 1
     }
 
     pub fn address(self) -> usize {
@@ -123,7 +129,7 @@ impl Table {
         self.raise_high(fd);
         entry.hold();
         let before = Entry::of(word.swap(entry.word(), Ordering::AcqRel));
-        before.let_go(Some(fd));
+        before.let_go(Some(fd), self.claimant());
     }
 
     /// Whether `fd` can have an entry.
@@ -137,7 +143,8 @@ impl Table {
             return;
         };
         if word.load(Ordering::Relaxed) != descriptor::NONE {
-            Entry::of(word.swap(descriptor::NONE, Ordering::AcqRel)).let_go(Some(fd));
+            let entry = Entry::of(word.swap(descriptor::NONE, Ordering::AcqRel));
+            entry.let_go(Some(fd), self.claimant());
         }
     }
 
@@ -184,7 +191,8 @@ impl Table {
         let high = self.high().map_or(0, |high| high.load(Ordering::Acquire));
         for word in (0..high as usize).filter_map(|fd| self.word(fd)) {
             if word.load(Ordering::Relaxed) != descriptor::NONE {
-                Entry::of(word.swap(descriptor::NONE, Ordering::AcqRel)).let_go(None);
+                let entry = Entry::of(word.swap(descriptor::NONE, Ordering::AcqRel));
+                entry.let_go(None, self.claimant());
             }
         }
         self.lower_high();

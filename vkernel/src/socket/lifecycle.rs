@@ -76,7 +76,7 @@ impl Drop for Pin {
             && socket.pins.fetch_sub(1, Ordering::SeqCst) == 1
             && socket.descriptors.load(Ordering::SeqCst) == 0
         {
-            free(socket);
+            free(socket, Thread::current().claimant());
         }
     }
 }
@@ -108,11 +108,19 @@ fn adopt(socket: &'static SocketRecord, link: &Link, fd: usize) {
     let flags = socket.flags.load(Ordering::Acquire);
     if flags & socket_flags::ADOPTED == 0 {
         // Wake-ups must not wait for an acknowledgement, or for more.
-        if flags & socket_flags::NODELAY == 0 {
-            let _ = pegasus_host::socket::set_int_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
-        }
-        if flags & socket_flags::CORK != 0 {
-            let _ = pegasus_host::socket::set_int_option(fd, IPPROTO_TCP, TCP_CORK, 0);
+        let options = [
+            (TCP_NODELAY, socket_flags::NODELAY, 1),
+            (TCP_CORK, socket_flags::CORK, 0),
+        ];
+        for (option, flag, wanted) in options {
+            use pegasus_host::socket::{int_option, set_int_option};
+            let present = int_option(fd, IPPROTO_TCP, option).unwrap_or(wanted);
+            if present != 0 {
+                socket.flags.fetch_or(flag, Ordering::Relaxed);
+            }
+            if present != wanted {
+                let _ = set_int_option(fd, IPPROTO_TCP, option, wanted);
+            }
         }
         let sent = socket.kernel_sent.load(Ordering::Relaxed);
         link.mine().switched.store(sent + 1, Ordering::SeqCst);
@@ -131,7 +139,12 @@ pub fn claimant_is_gone(holder: u32) -> bool {
 
 /// Takes a claim of a socket's for the calling thread.
 pub fn take(claim: &'static pegasus_sync::Claim, thread: &Thread) -> Held {
-    claim.take(thread.claimant(), claimant_is_gone);
+    take_as(claim, thread.claimant())
+}
+
+/// [`take`], by name: a process's record may be cleared by a task that is no thread of a container.
+pub fn take_as(claim: &'static pegasus_sync::Claim, holder: u32) -> Held {
+    claim.take(holder, claimant_is_gone);
     Held(Some(claim))
 }
 
@@ -178,7 +191,7 @@ pub fn retire_if_done(socket: &'static SocketRecord, link: &Link, fd: usize) -> 
     if !is_over {
         return false;
     }
-    wake::take_kicks(link, fd);
+    wake::take_kicks(link, fd, link.kicks_waiting());
     if link.kicks_waiting() > 0 && !kernel_ended {
         // They are on their way, and must not be taken for data.
         return false;
@@ -197,7 +210,8 @@ pub fn retire_if_done(socket: &'static SocketRecord, link: &Link, fd: usize) -> 
 }
 
 /// The last descriptor is about to be closed, and is still `fd`; `None`: its process is gone, and Linux has closed it.
-pub fn close(socket: &'static SocketRecord, fd: Option<usize>) {
+/// `holder`: by which name claims are taken.
+pub fn close(socket: &'static SocketRecord, fd: Option<usize>, holder: u32) {
     directory::give_up(socket);
     if let Some(link) = Link::of(socket) {
         let end = match fd {
@@ -211,7 +225,7 @@ pub fn close(socket: &'static SocketRecord, fd: Option<usize>) {
     }
     fence(Ordering::SeqCst);
     if socket.pins.load(Ordering::SeqCst) == 0 {
-        free(socket);
+        free(socket, holder);
     }
 }
 
@@ -230,13 +244,29 @@ fn end_connection(socket: &'static SocketRecord, link: &Link, fd: usize) -> EndS
     if link.source(received) == Source::Ring {
         socket.sleepers.store(0, Ordering::SeqCst);
         wake::wait_until_unnoticed(link);
-        wake::take_kicks(link, fd);
+        wake::take_kicks(link, fd, link.kicks_waiting());
     }
     EndState::Closed
 }
 
+/// Linux is about to give the connection up, and to reset the peer.
+pub fn dissolve(thread: &Thread, socket: &'static SocketRecord) {
+    directory::give_up(socket);
+    if let Some(link) = Link::of(socket) {
+        let _held = take(&socket.send_claim, thread);
+        socket
+            .flags
+            .fetch_or(socket_flags::RETIRED, Ordering::SeqCst);
+        link.mine()
+            .ended
+            .store(EndState::Reset as u32, Ordering::SeqCst);
+        wake::peer_sets(&link);
+        epoll::set::note_all_ready(socket);
+    }
+}
+
 /// Nobody uses the record any more.
-fn free(socket: &'static SocketRecord) {
+fn free(socket: &'static SocketRecord, holder: u32) {
     // Both of the last descriptor and the last call may come here: one frees.
     let state = socket
         .state
@@ -248,10 +278,10 @@ fn free(socket: &'static SocketRecord) {
     if let Some(link) = Link::of(socket) {
         link.mine().released.store(1, Ordering::SeqCst);
         is_certain = wake::wait_until_unnoticed(&link);
-        epoll::set::forget_socket(socket, is_certain);
+        epoll::set::forget_socket(socket, is_certain, holder);
         release_if_last(&link);
     } else {
-        epoll::set::forget_socket(socket, true);
+        epoll::set::forget_socket(socket, true, holder);
     }
     if is_certain {
         socket.release();

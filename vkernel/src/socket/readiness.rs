@@ -6,7 +6,9 @@ use crate::socket::receive::note_kernel_events;
 use crate::socket::send::ask_for_room;
 use crate::task::Thread;
 use core::sync::atomic::Ordering;
-use pegasus_abi::poll::{POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, POLLRDNORM, POLLWRNORM};
+use pegasus_abi::poll::{
+    POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, POLLRDHUP, POLLRDNORM, POLLWRNORM,
+};
 use pegasus_contract::socket::{EndState, SocketRecord, socket_flags};
 
 const READABLE: u32 = POLLIN | POLLRDNORM;
@@ -72,7 +74,7 @@ fn ring_events(socket: &SocketRecord, link: &Link) -> u32 {
 
 /// While bytes are still to come through Linux it is Linux who knows whether they have.
 fn kernel_events(socket: &SocketRecord, link: &Link, fd: usize, source: Source) -> u32 {
-    let seen = pegasus_host::socket::poll_now(fd, POLLIN | POLLRDHUP);
+    let seen = pegasus_host::socket::poll_now(fd, POLLIN | POLLPRI | POLLRDHUP);
     note_kernel_events(socket, link, seen);
     let is_data = match source {
         Source::KernelAgain { kicks } => {
@@ -81,9 +83,10 @@ fn kernel_events(socket: &SocketRecord, link: &Link, fd: usize, source: Source) 
         }
         _ => link.source(socket.kernel_received.load(Ordering::Relaxed)) == source,
     };
-    if seen & POLLIN != 0 && is_data {
+    let bytes = if seen & POLLIN != 0 && is_data {
         READABLE
     } else {
         ring_events(socket, link)
-    }
+    };
+    bytes | seen & POLLPRI
 }

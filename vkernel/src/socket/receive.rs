@@ -36,11 +36,17 @@ pub fn receive(target: &Target, segments: &mut Segments) -> Result {
     let wants_all = target.flags & MSG_WAITALL != 0;
     let wanted = segments.left();
     let mut done = 0;
+    let mut known = 0;
     let mut deadline = None;
     loop {
         let link = lifecycle::link(target.socket, target.fd);
+        if peeks {
+            // The same bytes again, and what has come since.
+            segments.restart(wanted);
+            known = core::mem::take(&mut done);
+        }
         let step = match &link {
-            Some(link) => from_link(target, link, segments, if peeks { done } else { 0 }),
+            Some(link) => from_link(target, link, segments),
             None => from_kernel_alone(target, segments),
         };
         match step {
@@ -57,7 +63,7 @@ pub fn receive(target: &Target, segments: &mut Segments) -> Result {
                 if done >= least || segments.has_faulted() || segments.left() == 0 {
                     return Ok(done);
                 }
-                if len > 0 {
+                if len > 0 && !peeks || done > known {
                     continue;
                 }
             }
@@ -157,7 +163,7 @@ pub fn note_kernel_events(socket: &SocketRecord, link: &Link, events: u32) -> bo
     is_news
 }
 
-fn from_link(target: &Target, link: &Link, segments: &mut Segments, skip: usize) -> Step {
+fn from_link(target: &Target, link: &Link, segments: &mut Segments) -> Step {
     let socket = target.socket;
     let held = lifecycle::take_shared(socket, &socket.receive_claim, target.thread());
     if target.has(socket_flags::RETIRED) {
@@ -167,7 +173,7 @@ fn from_link(target: &Target, link: &Link, segments: &mut Segments, skip: usize)
     match link.source(received) {
         Source::Kernel(left) => from_kernel(target, Some((link, left)), segments, &held),
         Source::KernelAgain { .. } => {
-            wake::take_kicks(link, target.fd);
+            wake::take_kicks(link, target.fd, link.kicks_waiting());
             if link.kicks_waiting() > 0 {
                 return Step::Empty;
             }
@@ -176,22 +182,13 @@ fn from_link(target: &Target, link: &Link, segments: &mut Segments, skip: usize)
             }
             from_kernel(target, None, segments, &held)
         }
-        Source::Ring => from_ring(target, link, segments, skip, held),
+        Source::Ring => from_ring(target, link, segments, held),
     }
 }
 
-fn from_ring(
-    target: &Target,
-    link: &Link,
-    segments: &mut Segments,
-    skip: usize,
-    held: Held,
-) -> Step {
+fn from_ring(target: &Target, link: &Link, segments: &mut Segments, held: Held) -> Step {
     if link.mine().ended.load(Ordering::Relaxed) == EndState::Reset as u32 {
         return Step::Failed(Errno::ECONNRESET);
-    }
-    if link.kicks_waiting() > 0 {
-        wake::take_kicks(link, target.fd);
     }
     if link.is_frozen() {
         return Step::Empty;
@@ -212,7 +209,7 @@ fn from_ring(
         }
     };
     let moved = if peeks {
-        link.peek(skip, want, &mut copy)
+        link.peek(0, want, &mut copy)
     } else {
         link.read(want, &mut copy)
     };
@@ -223,7 +220,7 @@ fn from_ring(
         }
         Ok(0) if want == 0 && !link.incoming().0.is_empty() => Step::Moved(0),
         Ok(0) if segments.has_faulted() => Step::Failed(Errno::EFAULT),
-        Ok(0) if link.incoming().0.len() > skip => Step::Other,
+        Ok(0) if want > 0 && !link.incoming().0.is_empty() => Step::Other,
         Ok(0) => at_end(target, link, their_end),
         Ok(len) => {
             // A peer that waits for room has filled the ring: then there is more to read than this, now or soon.
@@ -259,8 +256,15 @@ fn at_end(target: &Target, link: &Link, their_end: u32) -> Step {
     {
         return Step::Other;
     }
-    let is_end = their_end == EndState::Finished as u32 || target.has(socket_flags::READ_SHUT);
-    if is_end { Step::End } else { Step::Empty }
+    if their_end == EndState::Finished as u32 || target.has(socket_flags::READ_SHUT) {
+        return Step::End;
+    }
+    wake::quiet(link, target.fd);
+    if link.incoming().0.is_empty() {
+        Step::Empty
+    } else {
+        Step::Other
+    }
 }
 
 fn from_kernel_alone(target: &Target, segments: &mut Segments) -> Step {

@@ -3,6 +3,7 @@
 
 use crate::socket::connection::Link;
 use crate::socket::descriptors::{Entry, Table};
+use crate::socket::pools::Pooled;
 use crate::socket::send::{Target, return_mine};
 use crate::socket::{directory, lifecycle, wake};
 use crate::task::{Process, Thread};
@@ -45,6 +46,7 @@ pub fn hand_over(thread: &Thread, socket: &'static SocketRecord, fd: usize) {
     };
     let how = Returning::TakenBackFrom0 as u32 + link.side as u32;
     begin(thread, socket, &link, fd, how);
+    return_peer_here(thread, &link);
     for _ in 0..PAUSES_MAX {
         let is_back = link.theirs().returned.load(Ordering::SeqCst) != 0;
         if is_back || link.their_end() != 0 || link.theirs().released.load(Ordering::SeqCst) != 0 {
@@ -54,6 +56,19 @@ pub fn hand_over(thread: &Thread, socket: &'static SocketRecord, fd: usize) {
     }
     let _held = lifecycle::take(&socket.receive_claim, thread);
     let _ = lifecycle::retire_if_done(socket, &link, fd);
+}
+
+/// The peer may be a socket of this very process, whose threads are elsewhere.
+fn return_peer_here(thread: &Thread, link: &Link) {
+    let peer = link.theirs().socket.load(Ordering::Relaxed);
+    for (fd, entry) in Table::of(thread.process()).entries() {
+        if let Entry::Socket(socket) = entry
+            && socket.index() == peer
+        {
+            let _ = lifecycle::link(socket, fd);
+            return;
+        }
+    }
 }
 
 /// A call of Linux's that sends on a socket that may be linked at any moment: its bytes are counted.

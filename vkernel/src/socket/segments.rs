@@ -87,6 +87,13 @@ impl<'a> Segments<'a> {
         })
     }
 
+    /// Begins again.
+    pub fn restart(&mut self, total: usize) {
+        self.piece = 0;
+        self.offset = 0;
+        self.left = total;
+    }
+
     /// Bytes not yet transferred.
     pub fn left(&self) -> usize {
         self.left

@@ -229,10 +229,10 @@ pub fn return_mine(socket: &'static SocketRecord, link: &Link, fd: usize) {
         return;
     }
     let (ring, _) = link.outgoing();
-    // A sleeper there shall look at the connection again; after this, only Linux wakes.
-    wake::insist(link, fd);
     let takes_back = link.returning() == Returning::TakenBackFrom0 as u32 + (1 - link.side) as u32;
     if !takes_back {
+        // A sleeper there shall look at the connection again; after this, only Linux wakes.
+        wake::insist(link, fd);
         mine.returned.store(ring.written() + 1, Ordering::SeqCst);
         return;
     }

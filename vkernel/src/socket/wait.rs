@@ -264,7 +264,7 @@ fn absorb(thread: &Thread, socket: &'static SocketRecord, link: Option<&Link>, f
     let is_ring = link.source(socket.kernel_received.load(Ordering::Relaxed)) == Source::Ring;
     let is_shut = socket.flags.load(Ordering::Relaxed) & socket_flags::READ_SHUT != 0;
     if is_ring {
-        wake::take_kicks(link, fd);
+        wake::quiet(link, fd);
     }
     is_ring && !is_shut
 }

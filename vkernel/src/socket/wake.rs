@@ -7,7 +7,8 @@
 //! descriptors, timeouts, signals, and the end of the peer.
 //!
 //! Both sides order their two steps with SeqCst read-modify-writes, so that one of them sees the other
-//! (Dekker). `kick_pending` and `wake_pending` keep it to one byte per sleep.
+//! (Dekker). `kick_pending` keeps it to one byte per sleep. A byte that was sent wakes all who sleep on the socket, and in sets that
+//! have it; so it is taken only by somebody who finds nothing to do ([`quiet`]).
 
 use crate::epoll;
 use crate::socket::connection::Link;
@@ -35,7 +36,8 @@ impl Drop for Notifying {
 /// The peer has something to see: bytes, room, or an end. `fd` is this end's socket.
 pub fn peer(link: &Link, fd: usize) {
     let _notifying = Notifying::begin(link.mine());
-    if wake(link) {
+    let is_asleep = note_ready(link);
+    if is_asleep && can_kick(link) && link.theirs().kick_pending.swap(1, Ordering::SeqCst) == 0 {
         kick(link, fd);
     }
 }
@@ -43,11 +45,11 @@ pub fn peer(link: &Link, fd: usize) {
 /// [`peer`], for when Linux will wake its sleepers itself.
 pub fn peer_sets(link: &Link) {
     let _notifying = Notifying::begin(link.mine());
-    let _ = wake(link);
+    let _ = note_ready(link);
 }
 
 /// Queues the peer's items. Tells whether somebody sleeps.
-fn wake(link: &Link) -> bool {
+fn note_ready(link: &Link) -> bool {
     let theirs = link.theirs();
     if theirs.released.load(Ordering::SeqCst) != 0 {
         return false;
@@ -55,8 +57,7 @@ fn wake(link: &Link) -> bool {
     let Some(socket) = SocketRecord::at(theirs.socket.load(Ordering::Relaxed)) else {
         return false;
     };
-    let mut is_asleep = socket.sleepers.load(Ordering::SeqCst) != 0
-        && theirs.kick_pending.swap(1, Ordering::SeqCst) == 0;
+    let mut is_asleep = socket.sleepers.load(Ordering::SeqCst) != 0;
     for item in items_of(socket) {
         is_asleep |= epoll::set::note_ready(item);
     }
@@ -75,22 +76,28 @@ pub fn items_of(socket: &SocketRecord) -> impl Iterator<Item = &'static ItemReco
     .take(ITEMS_OF_SOCKET_MAX)
 }
 
-/// Sends a wake-up byte, unless this end has gone back to Linux.
+/// Not once this end has gone back to Linux, where its bytes are data again.
+fn can_kick(link: &Link) -> bool {
+    let mine = link.mine();
+    mine.returned.load(Ordering::SeqCst) == 0 && mine.switched.load(Ordering::Relaxed) != 0
+}
+
+/// Sends a wake-up byte.
 fn kick(link: &Link, fd: usize) {
     let mine = link.mine();
-    if mine.returned.load(Ordering::SeqCst) != 0 || mine.switched.load(Ordering::Relaxed) == 0 {
-        return;
-    }
     mine.kicks_sent.fetch_add(1, Ordering::SeqCst);
     if pegasus_host::socket::send_now(fd, b"!").is_err() {
         mine.kicks_sent.fetch_sub(1, Ordering::SeqCst);
+        link.theirs().kick_pending.store(0, Ordering::SeqCst);
     }
 }
 
 /// Kicks whoever sleeps at the other end, whether or not somebody has before.
 pub fn insist(link: &Link, fd: usize) {
     let _notifying = Notifying::begin(link.mine());
-    kick(link, fd);
+    if can_kick(link) {
+        kick(link, fd);
+    }
 }
 
 /// Waits until no task of the peer is looking at this end's sleepers, or it has had time enough (it may have been
@@ -107,19 +114,35 @@ pub fn wait_until_unnoticed(link: &Link) -> bool {
     false
 }
 
-/// Takes the wake-up bytes out of Linux's stream. The caller holds `receive_claim`, and the next byte is not in it.
-pub fn take_kicks(link: &Link, fd: usize) {
+/// Takes the wake-up bytes that have come, if there is nothing that they were sent for: else they stay, for whoever still sleeps.
+/// The caller holds `receive_claim`, and the next byte is in the ring.
+pub fn quiet(link: &Link, fd: usize) {
     let mine = link.mine();
-    while link.kicks_waiting() > 0 {
+    let waiting = link.kicks_waiting();
+    if waiting == 0 && mine.kick_pending.load(Ordering::Relaxed) == 0 {
+        return;
+    }
+    // From here on the peer sends another one.
+    mine.kick_pending.store(0, Ordering::SeqCst);
+    fence(Ordering::SeqCst);
+    if link.incoming().0.is_empty() {
+        take_kicks(link, fd, waiting);
+    }
+}
+
+/// Takes so many wake-up bytes out of Linux's stream, as far as they have come. The caller holds `receive_claim`.
+pub fn take_kicks(link: &Link, fd: usize, mut left: u64) {
+    while left > 0 {
         let mut bytes = [0; 64];
-        let want = link.kicks_waiting().min(bytes.len() as u64) as usize;
+        let want = left.min(bytes.len() as u64) as usize;
         match pegasus_host::socket::receive_now(fd, &mut bytes[..want], 0) {
             Ok(0) | Err(_) => break,
             Ok(len) => {
-                mine.kicks_taken.fetch_add(len as u64, Ordering::Relaxed);
+                link.mine()
+                    .kicks_taken
+                    .fetch_add(len as u64, Ordering::Relaxed);
+                left -= len as u64;
             }
         }
     }
-    mine.kick_pending.store(0, Ordering::SeqCst);
-    fence(Ordering::SeqCst);
 }

@@ -297,7 +297,7 @@ fn absorb(thread: &'static Thread, asked: &[PollFd], known: &[Known]) {
         note_kernel_events(socket, &link, seen);
         let _held = lifecycle::take(&socket.receive_claim, thread);
         if link.source(socket.kernel_received.load(Ordering::Relaxed)) == Source::Ring {
-            wake::take_kicks(&link, asked[one.at].fd as usize);
+            wake::quiet(&link, asked[one.at].fd as usize);
         }
     }
 }

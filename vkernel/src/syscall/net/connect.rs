@@ -4,6 +4,7 @@ use crate::entry::Call;
 use crate::socket::{directory, lifecycle};
 use crate::syscall::net::socket_of;
 use crate::syscall::table::forward;
+use crate::usermem::UserPtr;
 use core::sync::atomic::Ordering;
 use pegasus_abi::socket::{
     AF_INET, AF_INET6, IPPROTO_TCP, SOCK_NONBLOCK, SOCK_STREAM, SOCK_TYPE_MASK,
@@ -28,6 +29,17 @@ const fn nonblock(flags: usize) -> u32 {
     } else {
         0
     }
+}
+
+/// connect(2). To AF_UNSPEC it dissolves a connection, as a reset; the socket stays Linux's from then on.
+pub fn connect(call: &Call) -> Result {
+    const AF_UNSPEC: u16 = 0;
+    let [fd, address, ..] = call.args;
+    let is_dissolving = UserPtr(address).read::<u16>() == Ok(AF_UNSPEC);
+    if let Some(socket) = socket_of(call, fd).filter(|_| is_dissolving) {
+        lifecycle::dissolve(call.thread, socket);
+    }
+    forward(call)
 }
 
 pub fn listen(call: &Call) -> Result {

@@ -13,6 +13,7 @@ use crate::socket::descriptors::{Entry, Table};
 use crate::socket::lifecycle::Pin;
 use crate::socket::send::Target;
 use core::sync::atomic::Ordering;
+use pegasus_abi::socket::MSG_DONTWAIT;
 use pegasus_contract::socket::{SocketRecord, SocketState, socket_flags};
 
 /// The socket that descriptor `fd` of the caller stands for, if a call on it may be more than Linux's own.
@@ -21,6 +22,21 @@ pub fn socket_of(call: &Call, fd: usize) -> Option<&'static SocketRecord> {
         Entry::Socket(socket) => Some(socket),
         _ => None,
     }
+}
+
+/// [`target`] for calls with a position, which a socket does not have: -1, or Linux says what is wrong.
+fn positionless<'a>(
+    call: &'a Call,
+    fd: usize,
+    position: usize,
+    flags: usize,
+) -> Option<(Target<'a>, Pin)> {
+    const RWF_NOWAIT: usize = 8;
+    if position != usize::MAX || flags & !RWF_NOWAIT != 0 {
+        return None;
+    }
+    let flags = if flags == 0 { 0 } else { MSG_DONTWAIT };
+    target(call, fd, flags)
 }
 
 /// The same for calls that move bytes: not for a socket that is Linux's for good.

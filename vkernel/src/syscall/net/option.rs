@@ -8,10 +8,11 @@ use crate::syscall::table::forward;
 use crate::usermem::UserPtr;
 use core::sync::atomic::Ordering;
 use pegasus_abi::socket::{
-    FIONBIO, FIONREAD, IPPROTO_TCP, SIOCOUTQ, SO_RCVLOWAT, SOL_SOCKET, TCP_CORK, TCP_NODELAY,
+    FIONBIO, FIONREAD, IPPROTO_TCP, SIOCOUTQ, SO_RCVLOWAT, SOL_SOCKET, TCP_CORK, TCP_INFO,
+    TCP_NODELAY,
 };
 use pegasus_abi::{Errno, Result};
-use pegasus_contract::socket::{SocketRecord, socket_flags};
+use pegasus_contract::socket::{EndState, SocketRecord, socket_flags};
 
 /// The flag behind an option that Linux's socket has differently while the connection is linked.
 fn flag_of(level: usize, option: usize) -> Option<u32> {
@@ -41,7 +42,7 @@ pub fn setsockopt(call: &Call) -> Result {
         } else {
             forward(call)
         };
-        if done.is_ok() {
+        if done.is_ok() && is_adopted(socket) {
             if is_on {
                 socket.flags.fetch_or(flag, Ordering::Relaxed);
             } else {
@@ -61,6 +62,9 @@ pub fn setsockopt(call: &Call) -> Result {
 
 pub fn getsockopt(call: &Call) -> Result {
     let [fd, level, option, value_at, len_at, _] = call.args;
+    if (level & 0xffff_ffff, option & 0xffff_ffff) == (IPPROTO_TCP, TCP_INFO) {
+        return tcp_info(call);
+    }
     let flag = flag_of(level, option);
     let (Some(socket), Some(flag)) = (socket_of(call, fd), flag) else {
         return forward(call);
@@ -77,6 +81,33 @@ pub fn getsockopt(call: &Call) -> Result {
     UserPtr(value_at).write_bytes(&is_on.to_ne_bytes()[..len])?;
     UserPtr(len_at).write(&(len as u32))?;
     Ok(0)
+}
+
+/// TCP_INFO: Linux's, but for the state, which half-closes in memory have changed.
+fn tcp_info(call: &Call) -> Result {
+    const FIN_WAIT2: u8 = 5;
+    const CLOSE: u8 = 7;
+    const CLOSE_WAIT: u8 = 8;
+    let [fd, _, _, value_at, len_at, _] = call.args;
+    let done = forward(call)?;
+    let Some((target, _pin)) = target(call, fd, 0) else {
+        return Ok(done);
+    };
+    let Some(link) = lifecycle::link(target.socket, target.fd) else {
+        return Ok(done);
+    };
+    let is_finished = target.has(socket_flags::WRITE_SHUT);
+    let peer_finished = link.their_end() != EndState::Open as u32;
+    let state = match (is_finished, peer_finished) {
+        (false, false) => return Ok(done),
+        (true, false) => FIN_WAIT2,
+        (false, true) => CLOSE_WAIT,
+        (true, true) => CLOSE,
+    };
+    if UserPtr(len_at).read::<u32>()? > 0 {
+        UserPtr(value_at).write(&state)?;
+    }
+    Ok(done)
 }
 
 pub fn ioctl(call: &Call) -> Result {

@@ -6,7 +6,7 @@ use crate::socket::receive;
 use crate::socket::segments::Segments;
 use crate::socket::send::Target;
 use crate::socket::wait::Deadline;
-use crate::syscall::net::target;
+use crate::syscall::net::{positionless, target};
 use crate::syscall::table::forward;
 use crate::usermem::UserPtr;
 use core::mem::offset_of;
@@ -42,13 +42,29 @@ pub fn readv(call: &Call) -> Result {
     }
 }
 
+/// preadv2(2) without a position is readv(2).
+pub fn preadv2(call: &Call) -> Result {
+    let [fd, pieces, count, position, _, flags] = call.args;
+    match positionless(call, fd, position, flags) {
+        Some((target, _pin)) => {
+            let mut segments = Segments::read(pieces, count)?;
+            if segments.left() == 0 {
+                return Ok(0);
+            }
+            receive::receive(&target, &mut segments)
+        }
+        None => forward(call),
+    }
+}
+
 /// Whether a call with these flags is for Linux whatever the socket.
 fn is_for_kernel(target: &Target, flags: usize) -> Option<Result> {
     if flags & MSG_ERRQUEUE != 0 {
         return None;
     }
     // There is no urgent byte in a ring.
-    let is_linked = lifecycle::link(target.socket, target.fd).is_some();
+    let is_linked =
+        lifecycle::link(target.socket, target.fd).is_some_and(|link| link.returning() == 0);
     (flags & MSG_OOB != 0 && is_linked).then_some(Err(Errno::EINVAL))
 }
 

@@ -6,7 +6,7 @@ use crate::socket::lifecycle::{self, Pin};
 use crate::socket::segments::Segments;
 use crate::socket::send::Target;
 use crate::socket::{returning, send};
-use crate::syscall::net::target;
+use crate::syscall::net::{positionless, target};
 use crate::syscall::table::{forward, forward_as};
 use crate::usermem::UserPtr;
 use pegasus_abi::socket::{
@@ -31,6 +31,15 @@ pub fn write(call: &Call) -> Result {
 pub fn writev(call: &Call) -> Result {
     let [fd, pieces, count, ..] = call.args;
     match target(call, fd, 0) {
+        Some((target, _pin)) => send::send(&target, &mut Segments::read(pieces, count)?),
+        None => forward(call),
+    }
+}
+
+/// pwritev2(2) without a position is writev(2).
+pub fn pwritev2(call: &Call) -> Result {
+    let [fd, pieces, count, position, _, flags] = call.args;
+    match positionless(call, fd, position, flags) {
         Some((target, _pin)) => send::send(&target, &mut Segments::read(pieces, count)?),
         None => forward(call),
     }

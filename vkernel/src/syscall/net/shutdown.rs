@@ -29,6 +29,12 @@ pub fn shutdown(call: &Call) -> Result {
         return Err(Errno::EINVAL);
     }
     let socket = target.socket;
+    let flags = socket.flags.load(Ordering::SeqCst);
+    let peer_ended = link.their_end() != EndState::Open as u32;
+    if flags & socket_flags::WRITE_SHUT != 0 && peer_ended {
+        // Both halves have ended: TCP_CLOSE, or TIME_WAIT.
+        return Err(Errno::ENOTCONN);
+    }
     if how != SHUT_RD {
         let _held = lifecycle::take(&socket.send_claim, call.thread);
         if link.returning() != 0 {
