@@ -45,8 +45,8 @@ pub const CONNECTIONS_MAX: usize = 256 << 10;
 pub const CONNECTION_LEN: usize = 4096;
 /// What a direction of a connection gets when its inline store is too small.
 pub const BUFFERS_BASE: usize = CONNECTIONS_BASE + CONNECTIONS_MAX * CONNECTION_LEN;
-pub const BUFFERS_MAX: usize = 16 << 10;
-pub const BUFFER_LEN: usize = 256 << 10;
+pub const BUFFERS_MAX: usize = 8 << 10;
+pub const BUFFER_LEN: usize = 1 << 20;
 pub const ITEMS_BASE: usize = BUFFERS_BASE + BUFFERS_MAX * BUFFER_LEN;
 pub const ITEMS_MAX: usize = 1 << 20;
 pub const ITEM_LEN: usize = 64;

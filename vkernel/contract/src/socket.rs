@@ -192,7 +192,7 @@ pub const INLINE_LEN: usize = 1728;
 #[repr(C, align(64))]
 pub struct ConnectionRecord {
     pub next_free: AtomicU32,
-    /// Non-zero while in use.
+    /// 0: free; 1: one end has it, the other is being asked; 2: in use.
     pub in_use: AtomicU32,
     /// Both ends go back to Linux: see [`Returning`].
     pub returning: AtomicU32,

@@ -5,7 +5,8 @@ use pegasus_abi::errno::Result;
 use pegasus_abi::nr;
 use pegasus_abi::poll::{EpollEvent, PollFd};
 use pegasus_abi::socket::{
-    FIONREAD, MSG_DONTWAIT, MSG_NOSIGNAL, SO_LINGER, SO_NETNS_COOKIE, SOL_SOCKET, SockAddr,
+    FIONREAD, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, SO_LINGER, SO_NETNS_COOKIE, SOL_SOCKET,
+    SockAddr, TCP_INFO,
 };
 
 /// getsockname(2) or getpeername(2), by number.
@@ -61,6 +62,13 @@ pub fn namespace_cookie(fd: usize) -> Result<u64> {
     option(fd, SOL_SOCKET, SO_NETNS_COOKIE, 0)
 }
 
+/// Whether the peer of a TCP socket has sent its end, or a reset.
+pub fn is_peer_gone(fd: usize) -> bool {
+    /// `TCP_ESTABLISHED`, and the states in which only this end has.
+    const STATES_OPEN: [u8; 3] = [1, 4, 5];
+    option(fd, IPPROTO_TCP, TCP_INFO, [0u8; 8]).is_ok_and(|info| !STATES_OPEN.contains(&info[0]))
+}
+
 /// setsockopt(2) of an `int`.
 pub fn set_int_option(fd: usize, level: usize, number: usize, value: u32) -> Result {
     // SAFETY: the kernel only reads `value`.
@@ -74,6 +82,11 @@ pub fn set_int_option(fd: usize, level: usize, number: usize, value: u32) -> Res
             size_of::<u32>(),
         )
     }
+}
+
+/// Whether close(2) sends a reset: SO_LINGER for no time at all.
+pub fn resets_at_close(fd: usize) -> bool {
+    option(fd, SOL_SOCKET, SO_LINGER, [0u32; 2]).is_ok_and(|[is_on, time]| is_on != 0 && time == 0)
 }
 
 /// Makes close(2) send a reset.

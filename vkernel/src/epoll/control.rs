@@ -2,16 +2,15 @@
 
 use crate::entry::Call;
 use crate::epoll::set::{self, add, enqueue, find};
-use crate::socket::connection::Link;
 use crate::socket::descriptors::{Entry, Table};
 use crate::socket::pools::Pooled;
-use crate::socket::returning;
+use crate::socket::{lifecycle, returning, wake};
 use crate::syscall::table::{forward, forward_as};
 use crate::usermem::UserPtr;
 use core::sync::atomic::Ordering;
 use pegasus_abi::poll::{
-    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLET, EPOLLEXCLUSIVE, EpollEvent, POLLIN,
-    POLLOUT, POLLRDHUP,
+    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLET, EPOLLEXCLUSIVE, EPOLLONESHOT, EpollEvent,
+    POLLIN, POLLOUT, POLLRDHUP,
 };
 use pegasus_abi::{Errno, Result};
 use pegasus_contract::socket::{ItemRecord, SetRecord, SocketRecord, socket_flags};
@@ -149,11 +148,24 @@ fn add_item(
     item.converted.store(0, Ordering::Relaxed);
     item.queued.store(0, Ordering::Relaxed);
     store_request(item, event);
+    let link = socket.and_then(|socket| {
+        let link = lifecycle::link(socket, request.fd)?;
+        Some((socket, link))
+    });
+    if let Some((socket, link)) = &link {
+        // A wake-up byte of old would be reported as news.
+        wake::quiet_if_ring(request.call.thread, socket, link, request.fd);
+        item.converted.store(1, Ordering::Relaxed);
+        set.in_use.store(2, Ordering::Relaxed);
+    }
     // Known before Linux can speak of it.
     let holder = request.call.thread.claimant();
     add(set, item, socket, holder);
     let registered = EpollEvent {
-        events: event.events,
+        events: match link {
+            Some(_) => FOR_RINGS | event.events & EPOLLEXCLUSIVE,
+            None => event.events,
+        },
         data: data_of(set, item),
     };
     let done = control(request.set_fd, EPOLL_CTL_ADD, request.fd, &registered);
@@ -162,7 +174,7 @@ fn add_item(
         set::release(item, is_certain);
         return done;
     }
-    if socket.is_some_and(|socket| Link::of(socket).is_some()) {
+    if link.is_some() {
         make_ready(request.set_fd, set, item);
     }
     done
@@ -213,6 +225,14 @@ pub fn wake_sleeper(set_fd: usize, set: &SetRecord, item: &ItemRecord) {
 
 /// From now on Linux watches the item's socket for wake-up bytes only.
 pub fn convert(set_fd: usize, set: &SetRecord, item: &ItemRecord) {
+    let wanted = item.events.load(Ordering::Relaxed);
+    let others = EPOLLONESHOT | EPOLLEXCLUSIVE;
+    if wanted & (POLLIN | EPOLLET | others) == POLLIN | EPOLLET {
+        // As good: and a change would make Linux report once more what it has reported.
+        item.converted.store(1, Ordering::Relaxed);
+        set.in_use.store(2, Ordering::Relaxed);
+        return;
+    }
     let event = EpollEvent {
         events: FOR_RINGS,
         data: data_of(set, item),

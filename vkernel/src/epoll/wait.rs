@@ -21,6 +21,8 @@ use pegasus_contract::socket::{ItemRecord, SetRecord, SocketRecord, socket_flags
 
 /// A busy set looks at Linux's set at least this often, in cycles: 25 to 50 µs.
 pub const LOOK_AT_KERNEL_CYCLES: u64 = 100_000;
+/// In [`Wait::items`]: a descriptor of Linux's alone.
+const NO_ITEM: u32 = u32::MAX;
 /// Most events that one call gives.
 const BATCH_MAX: usize = 128;
 
@@ -37,9 +39,8 @@ struct Wait<'a> {
     is_immediate: bool,
     mask: Option<&'a SigSet>,
     given: usize,
-    /// Items that were given as Linux reported them, and shall not be given again by what that has made of them.
-    direct: [u32; BATCH_MAX],
-    direct_len: usize,
+    /// The item behind each event given: one is not given twice.
+    items: [u32; BATCH_MAX],
     /// An item that was given, by which a neighbour can be woken.
     last: Option<&'static ItemRecord>,
     has_faulted: bool,
@@ -70,8 +71,7 @@ pub fn epoll_wait(
         is_immediate: timeout.is_some_and(|timeout| timeout.sec == 0 && timeout.nsec == 0),
         mask,
         given: 0,
-        direct: [0; BATCH_MAX],
-        direct_len: 0,
+        items: [NO_ITEM; BATCH_MAX],
         last: None,
         has_faulted: false,
     };
@@ -139,8 +139,9 @@ impl Wait<'_> {
         self.given < self.events_max && !self.has_faulted
     }
 
-    fn give(&mut self, events: u32, data: u64) {
+    fn give(&mut self, events: u32, data: u64, item: u32) {
         let at = self.events_at + self.given * size_of::<EpollEvent>();
+        self.items[self.given] = item;
         match UserPtr(at).write(&EpollEvent { events, data }) {
             Ok(()) => self.given += 1,
             Err(_) => self.has_faulted = true,
@@ -153,6 +154,7 @@ impl Wait<'_> {
             return;
         }
         let held = set::claim(self.set, self.thread);
+        let given_before = self.given;
         // Queued again behind those that there was no room for: nobody starves.
         let mut again = [0; BATCH_MAX];
         let mut again_len = 0;
@@ -165,7 +167,7 @@ impl Wait<'_> {
             if !unqueue(item) {
                 continue;
             }
-            if self.direct[..self.direct_len].contains(&item.index()) {
+            if self.items[..given_before].contains(&item.index()) {
                 again[again_len] = item.index();
                 again_len += 1;
                 continue;
@@ -180,7 +182,7 @@ impl Wait<'_> {
                 again[again_len] = item.index();
                 again_len += 1;
             }
-            self.give(events, item.data.load(Ordering::Relaxed));
+            self.give(events, item.data.load(Ordering::Relaxed), item.index());
             self.last = Some(item);
         }
         for item in again[..again_len]
@@ -209,7 +211,9 @@ impl Wait<'_> {
         let looked_at = self.set.looked_at.load(Ordering::Relaxed);
         let has_rings = self.set.in_use.load(Ordering::Relaxed) == 2;
         let is_long_ago = cycles().wrapping_sub(looked_at) > LOOK_AT_KERNEL_CYCLES || !has_rings;
-        self.has_room() && is_long_ago && (self.given > 0 || nothing_yet)
+        // Whoever watches this set from outside shall not be told of it again.
+        let is_watched = self.set.watched.load(Ordering::Relaxed) != 0;
+        self.has_room() && (is_watched || is_long_ago && (self.given > 0 || nothing_yet))
     }
 
     fn look_at_kernel(&mut self) -> Result<()> {
@@ -226,20 +230,17 @@ impl Wait<'_> {
         for event in events {
             let (bits, data) = (event.events, event.data);
             match item_of(self.set, data) {
-                None => self.give(bits, data),
-                Some(item) if self.is_ring(item, bits) => enqueue(self.set, item),
-                Some(item) => {
-                    self.direct[self.direct_len] = item.index();
-                    self.direct_len += 1;
-                    self.give(bits, item.data.load(Ordering::Relaxed));
-                }
+                None => self.give(bits, data, NO_ITEM),
+                Some(item) if self.is_ring(item, bits) => {}
+                Some(item) if self.items[..self.given].contains(&item.index()) => {}
+                Some(item) => self.give(bits, item.data.load(Ordering::Relaxed), item.index()),
             }
         }
         self.collect();
     }
 
-    /// Whether an item that Linux has reported is for [`evaluate`] to judge.
-    fn is_ring(&self, item: &ItemRecord, bits: u32) -> bool {
+    /// Whether an item that Linux has reported is for [`evaluate`] to judge; then it is queued, if that is news.
+    fn is_ring(&self, item: &'static ItemRecord, bits: u32) -> bool {
         let Some(socket) = socket_of(item) else {
             return false;
         };
@@ -247,20 +248,22 @@ impl Wait<'_> {
         let is_retired = socket.flags.load(Ordering::Relaxed) & socket_flags::RETIRED != 0;
         match Link::of(socket) {
             Some(link) if is_converted => {
-                note_kernel_events(socket, &link, bits);
-                self.quiet(socket, &link, item);
+                let fd = item.fd.load(Ordering::Relaxed) as usize;
+                let is_news = note_kernel_events(socket, &link, fd, bits);
+                let received = socket.kernel_received.load(Ordering::Relaxed);
+                // What is in the ring its writer has put on the queue.
+                let is_ring = link.source(received) == Source::Ring;
+                wake::quiet_if_ring(self.thread, socket, &link, fd);
+                if is_news || !is_ring {
+                    enqueue(self.set, item);
+                }
                 true
             }
-            Some(_) => !is_retired,
-            None => is_converted,
-        }
-    }
-
-    /// Takes the wake-up byte that Linux has reported: the next one is to be sent again.
-    fn quiet(&self, socket: &'static SocketRecord, link: &Link, item: &ItemRecord) {
-        let _held = lifecycle::take(&socket.receive_claim, self.thread);
-        if link.source(socket.kernel_received.load(Ordering::Relaxed)) == Source::Ring {
-            wake::quiet(link, item.fd.load(Ordering::Relaxed) as usize);
+            Some(_) if !is_retired => {
+                enqueue(self.set, item);
+                true
+            }
+            _ => false,
         }
     }
 
@@ -292,7 +295,8 @@ impl Wait<'_> {
             }
             Ok(len) => {
                 self.take_from_kernel(&events[..len]);
-                None
+                // Linux would report again what has been given.
+                (self.given > 0 || self.has_faulted).then(|| self.finish())
             }
             Err(Errno::EINTR | Errno::ERESTARTSYS) => {
                 if let Some(mask) = self.mask
@@ -345,6 +349,10 @@ fn evaluate(
     let events = link.and_then(|link| {
         if item.converted.load(Ordering::Relaxed) == 0 {
             convert(set_fd, set, item);
+            if wanted & EPOLLET != 0 && link.incoming().0.is_empty() && link.their_end() == 0 {
+                // Linux has told of all there is to tell.
+                return Some(0);
+            }
         }
         if item.spent.load(Ordering::Relaxed) != 0 {
             return Some(0);

@@ -27,6 +27,11 @@ pub enum Source {
     },
 }
 
+/// In [`ConnectionRecord::in_use`]: one end has it, the other is being asked.
+pub const PENDING: u32 = 1;
+/// Both ends have it.
+pub const IN_USE: u32 = 2;
+
 /// The link word's lower half, if it names a connection.
 pub fn connection_of(link: u64) -> Option<&'static ConnectionRecord> {
     let number = link as u32;
@@ -40,6 +45,9 @@ impl Link {
     /// The connection that `socket` is an end of.
     pub fn of(socket: &SocketRecord) -> Option<Link> {
         let connection = connection_of(socket.link.load(Ordering::SeqCst))?;
+        if connection.in_use.load(Ordering::SeqCst) != IN_USE {
+            return None;
+        }
         let side = (socket.side.load(Ordering::Relaxed) & 1) as usize;
         Some(Link { connection, side })
     }

@@ -7,7 +7,7 @@
 //! connection (a translated one does not mirror). Between two, both addresses must also be on interfaces of members of the
 //! group that hang on the same bridge of the host ([`pegasus_contract::network`]).
 
-use crate::socket::connection::Link;
+use crate::socket::connection::{IN_USE, Link, PENDING, connection_of};
 use crate::socket::pools::{Pooled, bucket, header as pools};
 use crate::task::header;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
@@ -189,7 +189,17 @@ fn remove(socket: &SocketRecord) {
 
 /// The socket will not be linked, unless it is already.
 pub fn give_up(socket: &SocketRecord) {
-    let link = socket.link.load(Ordering::SeqCst);
+    const YIELDS_MAX: u32 = 1000;
+    let mut link = socket.link.load(Ordering::SeqCst);
+    for _ in 0..YIELDS_MAX {
+        let is_pending = connection_of(link)
+            .is_some_and(|connection| connection.in_use.load(Ordering::SeqCst) == PENDING);
+        if !is_pending {
+            break;
+        }
+        pegasus_host::process::yield_now();
+        link = socket.link.load(Ordering::SeqCst);
+    }
     let never = link | u64::from(NEVER_LINKED);
     let is_free = link as u32 == 0;
     if is_free
@@ -285,16 +295,23 @@ fn join(one: &'static SocketRecord, other: &'static SocketRecord, links: [u64; 2
             .compare_exchange(link, link | number, Ordering::SeqCst, Ordering::SeqCst)
             .is_ok()
     };
-    if !take(pair[1]) {
-        connection.in_use.store(0, Ordering::Relaxed);
+    let is_first = take(pair[1]);
+    if !is_first || !take(pair[0]) {
+        // The other end has found this one at the same time; or it has been closed, or has given up, since.
+        connection.in_use.store(0, Ordering::SeqCst);
+        if is_first {
+            let (socket, link) = pair[1];
+            let never = link | u64::from(NEVER_LINKED);
+            socket.link.store(never, Ordering::SeqCst);
+            remove(socket);
+            socket
+                .state
+                .store(SocketState::Kernel as u32, Ordering::Release);
+        }
         connection.release();
         return;
     }
-    if !take(pair[0]) {
-        // The connecting end has been closed, or has given up, since: then this is a connection whose peer has left
-        // everything to Linux.
-        crate::socket::lifecycle::mark_abandoned(connection, 0);
-    }
+    connection.in_use.store(IN_USE, Ordering::SeqCst);
     for (socket, _) in pair {
         remove(socket);
         let _ = socket.state.compare_exchange(
@@ -333,5 +350,5 @@ fn prepare(connection: &ConnectionRecord, sockets: [&SocketRecord; 2]) {
         container.store(socket.container.load(Ordering::Relaxed), Ordering::Relaxed);
         connection.rings[side].reset();
     }
-    connection.in_use.store(1, Ordering::Release);
+    connection.in_use.store(PENDING, Ordering::SeqCst);
 }

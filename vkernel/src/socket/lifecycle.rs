@@ -8,10 +8,8 @@ use crate::socket::pools::{DirectionStores, Pooled};
 use crate::socket::{directory, send, wake};
 use crate::task::Thread;
 use core::sync::atomic::{Ordering, fence};
-use pegasus_abi::socket::{IPPROTO_TCP, TCP_CORK, TCP_NODELAY};
-use pegasus_contract::socket::{
-    ConnectionRecord, EndState, Returning, SocketRecord, SocketState, socket_flags,
-};
+use pegasus_abi::socket::{IPPROTO_TCP, SO_RCVLOWAT, SOL_SOCKET, TCP_CORK, TCP_NODELAY};
+use pegasus_contract::socket::{EndState, SocketRecord, SocketState, socket_flags};
 
 /// Gives descriptor `fd`, a TCP socket that has just been made, a record. Without one it is Linux's alone.
 pub fn attach(thread: &Thread, fd: usize, flags: u32) {
@@ -84,7 +82,7 @@ impl Drop for Pin {
 /// The socket's connection, which this end enters if it has not yet. `None`: Linux's.
 pub fn link(socket: &'static SocketRecord, fd: usize) -> Option<Link> {
     let flags = socket.flags.load(Ordering::Acquire);
-    if flags & socket_flags::RETIRED != 0 {
+    if flags & (socket_flags::RETIRED | socket_flags::AT_END) == socket_flags::RETIRED {
         return None;
     }
     let link = match Link::of(socket) {
@@ -108,6 +106,10 @@ fn adopt(socket: &'static SocketRecord, link: &Link, fd: usize) {
     let flags = socket.flags.load(Ordering::Acquire);
     if flags & socket_flags::ADOPTED == 0 {
         // Wake-ups must not wait for an acknowledgement, or for more.
+        // Each wake-up byte is to be seen.
+        if socket.receive_least.load(Ordering::Relaxed) > 1 {
+            let _ = pegasus_host::socket::set_int_option(fd, SOL_SOCKET, SO_RCVLOWAT, 1);
+        }
         let options = [
             (TCP_NODELAY, socket_flags::NODELAY, 1),
             (TCP_CORK, socket_flags::CORK, 0),
@@ -204,6 +206,10 @@ pub fn retire_if_done(socket: &'static SocketRecord, link: &Link, fd: usize) -> 
     if their_end == EndState::Closed as u32 || has_read_all {
         set |= socket_flags::AT_END;
     }
+    let least = socket.receive_least.load(Ordering::Relaxed);
+    if least > 1 {
+        let _ = pegasus_host::socket::set_int_option(fd, SOL_SOCKET, SO_RCVLOWAT, least);
+    }
     socket.flags.fetch_or(set, Ordering::SeqCst);
     epoll::set::note_all_ready(socket);
     true
@@ -214,9 +220,11 @@ pub fn retire_if_done(socket: &'static SocketRecord, link: &Link, fd: usize) -> 
 pub fn close(socket: &'static SocketRecord, fd: Option<usize>, holder: u32) {
     directory::give_up(socket);
     if let Some(link) = Link::of(socket) {
+        // One that has gone back to Linux may live on in hands that are not known here.
+        let is_returned = link.mine().returned.load(Ordering::Acquire) != 0;
         let end = match fd {
-            Some(fd) => end_connection(socket, &link, fd),
-            None => EndState::Open,
+            Some(fd) if !is_returned => end_connection(socket, &link, fd),
+            _ => EndState::Open,
         };
         if end != EndState::Open {
             link.mine().ended.store(end as u32, Ordering::SeqCst);
@@ -239,10 +247,13 @@ fn end_connection(socket: &'static SocketRecord, link: &Link, fd: usize) -> EndS
     };
     if has_unread {
         pegasus_host::socket::reset_at_close(fd);
+    }
+    if has_unread || pegasus_host::socket::resets_at_close(fd) {
         return EndState::Reset;
     }
     if link.source(received) == Source::Ring {
-        socket.sleepers.store(0, Ordering::SeqCst);
+        // The peer sends no further wake-up byte.
+        link.mine().kick_pending.store(1, Ordering::SeqCst);
         wake::wait_until_unnoticed(link);
         wake::take_kicks(link, fd, link.kicks_waiting());
     }
@@ -301,15 +312,4 @@ fn release_if_last(link: &Link) {
         }
         connection.release();
     }
-}
-
-/// One end has never entered the connection: its peer stays with Linux.
-pub fn mark_abandoned(connection: &ConnectionRecord, side: usize) {
-    let end = &connection.ends[side];
-    end.switched.store(0, Ordering::Relaxed);
-    end.returned.store(1, Ordering::Relaxed);
-    connection
-        .returning
-        .store(Returning::Drained as u32, Ordering::SeqCst);
-    end.released.store(1, Ordering::SeqCst);
 }

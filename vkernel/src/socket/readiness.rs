@@ -26,7 +26,7 @@ pub fn events(
 ) -> Option<u32> {
     let flags = socket.flags.load(Ordering::Acquire);
     if flags & socket_flags::RETIRED != 0 {
-        return None;
+        return events_at_end(flags);
     }
     let their_end = link.their_end();
     let kernel_ended = flags & socket_flags::KERNEL_ENDED != 0;
@@ -38,7 +38,7 @@ pub fn events(
         let is_retired = lifecycle::retire_if_done(socket, link, fd);
         drop(held);
         if is_retired {
-            return None;
+            return events_at_end(socket.flags.load(Ordering::Acquire));
         }
     }
     let mut events = match source {
@@ -57,10 +57,21 @@ pub fn events(
     if write_shut || is_over || link.is_roomy() || (wants_room && !ask_for_room(link)) {
         events |= WRITABLE;
     }
-    if link.mine().ended.load(Ordering::Relaxed) == EndState::Reset as u32 {
+    let reset = EndState::Reset as u32;
+    if their_end == reset || link.mine().ended.load(Ordering::Relaxed) == reset {
         events |= POLLERR | POLLHUP | READABLE;
     }
     Some(events)
+}
+
+/// After the peer's orderly end Linux may have a reset to tell, for a wake-up byte that was never taken. `None`: it knows.
+fn events_at_end(flags: u32) -> Option<u32> {
+    let hang_up = if flags & socket_flags::WRITE_SHUT != 0 {
+        POLLHUP
+    } else {
+        0
+    };
+    (flags & socket_flags::AT_END != 0).then_some(READABLE | WRITABLE | POLLRDHUP | hang_up)
 }
 
 fn ring_events(socket: &SocketRecord, link: &Link) -> u32 {
@@ -75,7 +86,7 @@ fn ring_events(socket: &SocketRecord, link: &Link) -> u32 {
 /// While bytes are still to come through Linux it is Linux who knows whether they have.
 fn kernel_events(socket: &SocketRecord, link: &Link, fd: usize, source: Source) -> u32 {
     let seen = pegasus_host::socket::poll_now(fd, POLLIN | POLLPRI | POLLRDHUP);
-    note_kernel_events(socket, link, seen);
+    note_kernel_events(socket, link, fd, seen);
     let is_data = match source {
         Source::KernelAgain { kicks } => {
             let waiting = pegasus_host::socket::receivable(fd).unwrap_or(0);
@@ -83,7 +94,12 @@ fn kernel_events(socket: &SocketRecord, link: &Link, fd: usize, source: Source) 
         }
         _ => link.source(socket.kernel_received.load(Ordering::Relaxed)) == source,
     };
-    let bytes = if seen & POLLIN != 0 && is_data {
+    let least = socket.receive_least.load(Ordering::Relaxed) as usize;
+    let is_enough = || {
+        let in_kernel = pegasus_host::socket::receivable(fd).unwrap_or(0);
+        in_kernel + link.incoming().0.len() >= least
+    };
+    let bytes = if is_data && seen & POLLIN != 0 && (least <= 1 || is_enough()) {
         READABLE
     } else {
         ring_events(socket, link)

@@ -142,19 +142,21 @@ fn look_at_kernel(target: &Target, link: &Link) -> bool {
         return false;
     }
     looked_at.store(now, Ordering::Relaxed);
-    note_kernel_events(
-        target.socket,
-        link,
-        pegasus_host::socket::poll_now(target.fd, POLLIN | POLLRDHUP),
-    )
+    let seen = pegasus_host::socket::poll_now(target.fd, POLLIN | POLLRDHUP);
+    note_kernel_events(target.socket, link, target.fd, seen)
 }
 
 /// Notes what Linux says of the socket. Tells whether the peer's end is news.
-pub fn note_kernel_events(socket: &SocketRecord, link: &Link, events: u32) -> bool {
-    // Until this end has let Linux send its own end, only the peer's can be seen there.
-    let is_news = events & (POLLRDHUP | POLLHUP | POLLERR) != 0
-        && socket.flags.load(Ordering::Relaxed) & socket_flags::KERNEL_ENDED == 0
-        && link.mine().ended.load(Ordering::Relaxed) == EndState::Open as u32;
+pub fn note_kernel_events(socket: &SocketRecord, link: &Link, fd: usize, events: u32) -> bool {
+    let flags = socket.flags.load(Ordering::SeqCst);
+    let is_certain = events & (POLLHUP | POLLERR) != 0;
+    // After a shutdown(2) of its own reading side Linux says so of every socket.
+    let is_ended = is_certain
+        || events & POLLRDHUP != 0
+            && (flags & socket_flags::READ_SHUT == 0 || pegasus_host::socket::is_peer_gone(fd));
+    let is_news = is_ended
+        && flags & socket_flags::KERNEL_ENDED == 0
+        && link.mine().ended.load(Ordering::Relaxed) < EndState::Closed as u32;
     if is_news {
         socket
             .flags
@@ -166,6 +168,9 @@ pub fn note_kernel_events(socket: &SocketRecord, link: &Link, events: u32) -> bo
 fn from_link(target: &Target, link: &Link, segments: &mut Segments) -> Step {
     let socket = target.socket;
     let held = lifecycle::take_shared(socket, &socket.receive_claim, target.thread());
+    if target.has(socket_flags::AT_END) {
+        return Step::End;
+    }
     if target.has(socket_flags::RETIRED) {
         return Step::Other;
     }
@@ -269,9 +274,6 @@ fn at_end(target: &Target, link: &Link, their_end: u32) -> Step {
 
 fn from_kernel_alone(target: &Target, segments: &mut Segments) -> Step {
     let socket = target.socket;
-    if target.has(socket_flags::AT_END) {
-        return Step::End;
-    }
     let held = lifecycle::take(&socket.receive_claim, target.thread());
     let is_linked = Link::of(socket).is_some() && !target.has(socket_flags::RETIRED);
     if is_linked {

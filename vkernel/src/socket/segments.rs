@@ -4,6 +4,7 @@ use crate::usermem::UserPtr;
 use alloc::vec::Vec;
 use pegasus_abi::socket::{IoVec, RW_COUNT_MAX, UIO_MAXIOV};
 use pegasus_abi::{Errno, Result};
+use pegasus_contract::layout::USER_END;
 
 /// Pieces of container memory, and how far a transfer has come.
 pub struct Segments<'a> {
@@ -72,6 +73,13 @@ impl<'a> Segments<'a> {
             let mut piece: IoVec = at.read()?;
             if (piece.len as isize) < 0 {
                 return Err(Errno::EINVAL);
+            }
+            if piece
+                .base
+                .checked_add(piece.len)
+                .is_none_or(|end| end > USER_END)
+            {
+                return Err(Errno::EFAULT);
             }
             piece.len = piece.len.min(RW_COUNT_MAX - left);
             left += piece.len;
@@ -158,7 +166,7 @@ impl<'a> Segments<'a> {
         }
     }
 
-    /// Fills `to` from the container's memory; fewer bytes at a fault.
+    /// Fills `to` from the container's memory; no bytes at a fault.
     pub fn copy_out(&mut self, to: &mut [u8]) -> usize {
         if !self.own.is_empty() {
             to.copy_from_slice(&self.own[self.offset..self.offset + to.len()]);
@@ -170,14 +178,16 @@ impl<'a> Segments<'a> {
         })
     }
 
-    /// Writes `from` to the container's memory; fewer bytes at a fault.
+    /// Writes `from` to the container's memory; no bytes at a fault.
     pub fn copy_in(&mut self, from: &[u8]) -> usize {
         self.copy(from.len(), |piece, done| {
             UserPtr(piece.base).write_some(&from[done..done + piece.len])
         })
     }
 
+    /// All of it or, if there is a fault on the way, nothing: as Linux copies to and from its buffers.
     fn copy(&mut self, len: usize, mut copy: impl FnMut(IoVec, usize) -> usize) -> usize {
+        let before = (self.piece, self.offset, self.left);
         let mut done = 0;
         while done < len
             && let Some(piece) = self.next(len - done)
@@ -187,7 +197,8 @@ impl<'a> Segments<'a> {
             done += copied;
             if copied < piece.len {
                 self.has_faulted = true;
-                break;
+                (self.piece, self.offset, self.left) = before;
+                return 0;
             }
         }
         done

@@ -182,6 +182,13 @@ fn to_ring(target: &Target, link: &Link, segments: &mut Segments) -> Step {
     if target.has(socket_flags::WRITE_SHUT) {
         return Step::Broken;
     }
+    if target.has(socket_flags::AT_END) {
+        return match to_kernel_holding(target, segments, &held) {
+            // For Linux it was reset, for the program its peer has only closed.
+            Step::Failed(Errno::ECONNRESET) => Step::Broken,
+            step => step,
+        };
+    }
     if target.has(socket_flags::RETIRED) {
         return Step::Other;
     }
@@ -195,6 +202,7 @@ fn to_ring(target: &Target, link: &Link, segments: &mut Segments) -> Step {
     }
     let want = segments.left();
     match link.write(want, |to| segments.copy_out(to)) {
+        Ok(0) if segments.has_faulted() => Step::Failed(Errno::EFAULT),
         Ok(0) if want > 0 => Step::Full,
         Ok(len) => {
             wake::peer(link, target.fd);

@@ -5,12 +5,13 @@
 //! at once. On a single CPU nobody can answer while this task looks, so it lets others run instead.
 
 use crate::socket::connection::{Link, Source};
+use crate::socket::receive::note_kernel_events;
 use crate::socket::{lifecycle, wake};
 use crate::syscall::table::forward_as;
 use crate::task::Thread;
 use core::cell::Cell;
 use core::sync::atomic::Ordering;
-use pegasus_abi::poll::{POLLERR, POLLHUP, POLLNVAL, POLLRDHUP, PollFd, Timespec};
+use pegasus_abi::poll::{POLLNVAL, POLLRDHUP, PollFd, Timespec};
 use pegasus_abi::{Errno, nr};
 use pegasus_contract::socket::{SocketRecord, socket_flags};
 
@@ -244,10 +245,8 @@ fn sleep(
     if seen & POLLNVAL != 0 {
         return Outcome::Closed;
     }
-    if link.is_some() && seen & (POLLRDHUP | POLLHUP | POLLERR) != 0 {
-        socket
-            .flags
-            .fetch_or(socket_flags::KERNEL_ENDED, Ordering::SeqCst);
+    if let Some(link) = link {
+        note_kernel_events(socket, link, fd, seen);
     }
     match done {
         Ok(0) if !cut => Outcome::TimedOut,

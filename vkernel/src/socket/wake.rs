@@ -11,8 +11,10 @@
 //! have it; so it is taken only by somebody who finds nothing to do ([`quiet`]).
 
 use crate::epoll;
-use crate::socket::connection::Link;
+use crate::socket::connection::{Link, Source};
+use crate::socket::lifecycle;
 use crate::socket::pools::Pooled;
+use crate::task::Thread;
 use core::sync::atomic::{Ordering, fence};
 use pegasus_contract::socket::{EndRecord, ItemRecord, SocketRecord};
 
@@ -130,11 +132,24 @@ pub fn quiet(link: &Link, fd: usize) {
     }
 }
 
+/// [`quiet`], if the next byte is in the ring.
+pub fn quiet_if_ring(thread: &Thread, socket: &'static SocketRecord, link: &Link, fd: usize) {
+    let _held = lifecycle::take(&socket.receive_claim, thread);
+    if link.source(socket.kernel_received.load(Ordering::Relaxed)) == Source::Ring {
+        quiet(link, fd);
+    }
+}
+
 /// Takes so many wake-up bytes out of Linux's stream, as far as they have come. The caller holds `receive_claim`.
 pub fn take_kicks(link: &Link, fd: usize, mut left: u64) {
     while left > 0 {
         let mut bytes = [0; 64];
-        let want = left.min(bytes.len() as u64) as usize;
+        // Not more than there is: an error that comes after them is the program's to see.
+        let waiting = pegasus_host::socket::receivable(fd).unwrap_or(0);
+        let want = (left.min(bytes.len() as u64) as usize).min(waiting);
+        if want == 0 {
+            break;
+        }
         match pegasus_host::socket::receive_now(fd, &mut bytes[..want], 0) {
             Ok(0) | Err(_) => break,
             Ok(len) => {

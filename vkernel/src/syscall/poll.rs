@@ -2,7 +2,7 @@
 
 use crate::entry::Call;
 use crate::signal::KEPT;
-use crate::socket::connection::{Link, Source};
+use crate::socket::connection::Link;
 use crate::socket::descriptors::{Entry, Table};
 use crate::socket::receive::note_kernel_events;
 use crate::socket::wait::{self, Deadline};
@@ -294,11 +294,8 @@ fn absorb(thread: &'static Thread, asked: &[PollFd], known: &[Known]) {
         let Some(link) = Link::of(socket).filter(|_| seen != 0) else {
             continue;
         };
-        note_kernel_events(socket, &link, seen);
-        let _held = lifecycle::take(&socket.receive_claim, thread);
-        if link.source(socket.kernel_received.load(Ordering::Relaxed)) == Source::Ring {
-            wake::quiet(&link, asked[one.at].fd as usize);
-        }
+        note_kernel_events(socket, &link, asked[one.at].fd as usize, seen);
+        wake::quiet_if_ring(thread, socket, &link, asked[one.at].fd as usize);
     }
 }
 

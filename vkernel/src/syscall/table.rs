@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use crate::entry::Call;
-use crate::epoll::control::epoll_ctl;
+use crate::epoll::control::{epoll_create, epoll_ctl};
 use crate::syscall::net::{connect, option, recv, send, shutdown};
 use crate::syscall::{descriptor, filter, memory, path, poll, process, signal, task, time, wait};
 use pegasus_abi::errno::from_return;
@@ -62,6 +62,7 @@ const ROWS: &[(usize, Support)] = &[
     (nr::RT_SIGSUSPEND, Full(wait::rt_sigsuspend)),
     (nr::RT_SIGTIMEDWAIT, Full(wait::rt_sigtimedwait)),
     (nr::SOCKET, Full(connect::socket)),
+    (nr::CONNECT, Full(connect::connect)),
     (nr::LISTEN, Full(connect::listen)),
     (nr::ACCEPT, Full(connect::accept)),
     (nr::ACCEPT4, Full(connect::accept)),
@@ -70,6 +71,8 @@ const ROWS: &[(usize, Support)] = &[
     (nr::RECVFROM, Full(recv::recvfrom)),
     (nr::RECVMSG, Full(recv::recvmsg)),
     (nr::RECVMMSG, Full(recv::recvmmsg)),
+    (nr::PREADV2, Full(recv::preadv2)),
+    (nr::PWRITEV2, Full(send::pwritev2)),
     (nr::WRITE, Full(send::write)),
     (nr::WRITEV, Full(send::writev)),
     (nr::SENDTO, Full(send::sendto)),
@@ -89,6 +92,8 @@ const ROWS: &[(usize, Support)] = &[
     (nr::FCNTL, Full(descriptor::fcntl)),
     (nr::POLL, Full(poll::poll)),
     (nr::SELECT, Full(poll::select)),
+    (nr::EPOLL_CREATE, Full(epoll_create)),
+    (nr::EPOLL_CREATE1, Full(epoll_create)),
     (nr::EPOLL_CTL, Full(epoll_ctl)),
     (nr::EPOLL_WAIT, Full(wait::epoll_wait)),
     (nr::PPOLL, Full(wait::ppoll)),
@@ -175,6 +180,8 @@ static TABLE: [Support; NR_LEN] = {
 const BY_DESCRIPTOR: &[usize] = &[
     nr::READ,
     nr::READV,
+    nr::PREADV2,
+    nr::PWRITEV2,
     nr::RECVFROM,
     nr::RECVMSG,
     nr::RECVMMSG,
@@ -185,6 +192,7 @@ const BY_DESCRIPTOR: &[usize] = &[
     nr::SHUTDOWN,
     nr::SETSOCKOPT,
     nr::GETSOCKOPT,
+    nr::CONNECT,
     nr::LISTEN,
     nr::ACCEPT,
     nr::ACCEPT4,

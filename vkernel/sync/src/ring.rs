@@ -212,6 +212,10 @@ impl Ring {
             }
             return Ok(());
         };
+        if head == tail {
+            // From the start of the buffer again: what is read soon after it is written stays in the cache.
+            self.buffer_from.store(tail, Ordering::Release);
+        }
         if head != tail || want > inline_len / 2 {
             self.small_writes.store(0, Ordering::Relaxed);
             return Ok(());

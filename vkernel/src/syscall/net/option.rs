@@ -14,6 +14,9 @@ use pegasus_abi::socket::{
 use pegasus_abi::{Errno, Result};
 use pegasus_contract::socket::{EndState, SocketRecord, socket_flags};
 
+/// In place of a flag: SO_RCVLOWAT.
+const RECEIVE_LEAST: u32 = u32::MAX;
+
 /// The flag behind an option that Linux's socket has differently while the connection is linked.
 fn flag_of(level: usize, option: usize) -> Option<u32> {
     match (level & 0xffff_ffff, option & 0xffff_ffff) {
@@ -51,11 +54,15 @@ pub fn setsockopt(call: &Call) -> Result {
         }
         return done;
     }
+    if (level & 0xffff_ffff, option & 0xffff_ffff) != (SOL_SOCKET, SO_RCVLOWAT) {
+        return forward(call);
+    }
     let done = forward(call)?;
-    if level == SOL_SOCKET && option == SO_RCVLOWAT {
-        let value: u32 = UserPtr(value_at).read()?;
-        let least = if value as i32 <= 0 { 1 } else { value };
-        socket.receive_least.store(least, Ordering::Relaxed);
+    let least = pegasus_host::socket::int_option(fd, SOL_SOCKET, SO_RCVLOWAT)?;
+    socket.receive_least.store(least.max(1), Ordering::SeqCst);
+    if is_adopted(socket) && socket.flags.load(Ordering::Acquire) & socket_flags::RETIRED == 0 {
+        // Wake-up bytes come one by one.
+        pegasus_host::socket::set_int_option(fd, SOL_SOCKET, SO_RCVLOWAT, 1)?;
     }
     Ok(done)
 }
@@ -65,7 +72,8 @@ pub fn getsockopt(call: &Call) -> Result {
     if (level & 0xffff_ffff, option & 0xffff_ffff) == (IPPROTO_TCP, TCP_INFO) {
         return tcp_info(call);
     }
-    let flag = flag_of(level, option);
+    let is_least = (level & 0xffff_ffff, option & 0xffff_ffff) == (SOL_SOCKET, SO_RCVLOWAT);
+    let flag = flag_of(level, option).or(is_least.then_some(RECEIVE_LEAST));
     let (Some(socket), Some(flag)) = (socket_of(call, fd), flag) else {
         return forward(call);
     };
@@ -76,9 +84,12 @@ pub fn getsockopt(call: &Call) -> Result {
     if len < 0 {
         return Err(Errno::EINVAL);
     }
-    let is_on = u32::from(socket.flags.load(Ordering::Relaxed) & flag != 0);
+    let value = match flag {
+        RECEIVE_LEAST => socket.receive_least.load(Ordering::Relaxed),
+        flag => u32::from(socket.flags.load(Ordering::Relaxed) & flag != 0),
+    };
     let len = (len as usize).min(size_of::<u32>());
-    UserPtr(value_at).write_bytes(&is_on.to_ne_bytes()[..len])?;
+    UserPtr(value_at).write_bytes(&value.to_ne_bytes()[..len])?;
     UserPtr(len_at).write(&(len as u32))?;
     Ok(0)
 }
@@ -97,8 +108,10 @@ fn tcp_info(call: &Call) -> Result {
         return Ok(done);
     };
     let is_finished = target.has(socket_flags::WRITE_SHUT);
-    let peer_finished = link.their_end() != EndState::Open as u32;
-    let state = match (is_finished, peer_finished) {
+    let their_end = link.their_end();
+    let peer_finished = their_end != EndState::Open as u32;
+    let is_reset = their_end == EndState::Reset as u32;
+    let state = match (is_finished || is_reset, peer_finished) {
         (false, false) => return Ok(done),
         (true, false) => FIN_WAIT2,
         (false, true) => CLOSE_WAIT,

@@ -6,9 +6,10 @@ use crate::socket::lifecycle::{self, Pin};
 use crate::socket::segments::Segments;
 use crate::socket::send::Target;
 use crate::socket::{returning, send};
-use crate::syscall::net::{positionless, target};
+use crate::syscall::net::{positionless, socket_of, target};
 use crate::syscall::table::{forward, forward_as};
 use crate::usermem::UserPtr;
+use pegasus_abi::fcntl::{S_IFMT, S_IFREG};
 use pegasus_abi::socket::{
     MMsgHdr, MSG_DONTWAIT, MSG_FASTOPEN, MSG_MORE, MSG_NOSIGNAL, MSG_OOB, MSG_ZEROCOPY, MsgHdr,
     SCM_RIGHTS, SOL_SOCKET,
@@ -57,15 +58,26 @@ fn flagged<'a>(call: &'a Call, fd: usize, flags: usize) -> Option<(Target<'a>, P
 }
 
 pub fn sendto(call: &Call) -> Result {
-    let [fd, buffer, len, flags, address, _] = call.args;
+    let [fd, buffer, len, flags, address, address_len] = call.args;
     // A connection that begins with its data.
     if flags & MSG_FASTOPEN != 0 && address != 0 {
         return forward(call);
     }
     match flagged(call, fd, flags) {
-        Some((target, _pin)) => send::send(&target, &mut Segments::one(buffer, len)),
+        Some((target, _pin)) => {
+            check_name(address, address_len)?;
+            send::send(&target, &mut Segments::one(buffer, len))
+        }
         None => forward(call),
     }
+}
+
+/// A connected TCP socket ignores a name, but Linux copies it first.
+fn check_name(name: usize, len: usize) -> Result<()> {
+    if name != 0 && len > 0 {
+        UserPtr(name).read::<u8>()?;
+    }
+    Ok(())
 }
 
 pub fn sendmsg(call: &Call) -> Result {
@@ -86,6 +98,11 @@ fn send_message(target: &Target, message_at: UserPtr) -> Result {
     if message.iov_len > pegasus_abi::socket::UIO_MAXIOV {
         return Err(Errno::EMSGSIZE);
     }
+    if message.control != 0 && message.control_len > 0 {
+        // TCP has none that is for a ring; what is wrong with it is Linux's to say.
+        UserPtr(message.control).read::<u8>()?;
+    }
+    check_name(message.name, message.name_len as usize)?;
     send::send(target, &mut Segments::read(message.iov, message.iov_len)?)
 }
 
@@ -165,6 +182,12 @@ pub fn sendfile(call: &Call) -> Result {
         // Counted, and so in pieces: what is sent now may be the last that Linux carries.
         return returning::counted(&target, || forward(call));
     }
+    let is_file = pegasus_host::file::stat(input).is_ok_and(|stat| stat.mode & S_IFMT == S_IFREG);
+    if !is_file {
+        // From a pipe, or from what Linux refuses.
+        returning::keep_kernel(call.thread, target.socket, target.fd);
+        return forward(call);
+    }
     let mut offset = match offset_at {
         0 => None,
         at => Some(UserPtr(at).read::<u64>()?),
@@ -208,10 +231,12 @@ pub fn sendfile(call: &Call) -> Result {
 
 /// splice(2): between a pipe and a socket, in Linux.
 pub fn splice(call: &Call) -> Result {
-    for fd in [call.args[0], call.args[2]] {
-        if let Some(socket) = crate::syscall::net::socket_of(call, fd) {
-            returning::keep_kernel(call.thread, socket, fd & 0xffff_ffff);
-        }
+    let [from, _, to, ..] = call.args;
+    if let Some(socket) = socket_of(call, from) {
+        returning::hand_over(call.thread, socket, from & 0xffff_ffff);
+    }
+    if let Some(socket) = socket_of(call, to) {
+        returning::keep_kernel(call.thread, socket, to & 0xffff_ffff);
     }
     forward(call)
 }
