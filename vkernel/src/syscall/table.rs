@@ -5,9 +5,11 @@
 #![allow(unsafe_code)]
 
 use crate::entry::Call;
-use crate::epoll::control::epoll_ctl;
+use crate::epoll::control::{epoll_create, epoll_ctl};
 use crate::syscall::net::{connect, option, recv, send, shutdown};
-use crate::syscall::{descriptor, filter, memory, path, poll, process, signal, task, time, wait};
+use crate::syscall::{
+    descriptor, filter, futex, memory, path, poll, process, signal, task, time, wait,
+};
 use pegasus_abi::errno::from_return;
 use pegasus_abi::nr::{self, NR_LEN};
 use pegasus_abi::{Errno, Result};
@@ -62,6 +64,7 @@ const ROWS: &[(usize, Support)] = &[
     (nr::RT_SIGSUSPEND, Full(wait::rt_sigsuspend)),
     (nr::RT_SIGTIMEDWAIT, Full(wait::rt_sigtimedwait)),
     (nr::SOCKET, Full(connect::socket)),
+    (nr::CONNECT, Full(connect::connect)),
     (nr::LISTEN, Full(connect::listen)),
     (nr::ACCEPT, Full(connect::accept)),
     (nr::ACCEPT4, Full(connect::accept)),
@@ -70,6 +73,8 @@ const ROWS: &[(usize, Support)] = &[
     (nr::RECVFROM, Full(recv::recvfrom)),
     (nr::RECVMSG, Full(recv::recvmsg)),
     (nr::RECVMMSG, Full(recv::recvmmsg)),
+    (nr::PREADV2, Full(recv::preadv2)),
+    (nr::PWRITEV2, Full(send::pwritev2)),
     (nr::WRITE, Full(send::write)),
     (nr::WRITEV, Full(send::writev)),
     (nr::SENDTO, Full(send::sendto)),
@@ -89,12 +94,25 @@ const ROWS: &[(usize, Support)] = &[
     (nr::FCNTL, Full(descriptor::fcntl)),
     (nr::POLL, Full(poll::poll)),
     (nr::SELECT, Full(poll::select)),
+    (nr::EPOLL_CREATE, Full(epoll_create)),
+    (nr::EPOLL_CREATE1, Full(epoll_create)),
     (nr::EPOLL_CTL, Full(epoll_ctl)),
     (nr::EPOLL_WAIT, Full(wait::epoll_wait)),
     (nr::PPOLL, Full(wait::ppoll)),
     (nr::PSELECT6, Full(wait::pselect6)),
     (nr::EPOLL_PWAIT, Full(wait::epoll_pwait)),
     (nr::EPOLL_PWAIT2, Full(wait::epoll_pwait)),
+    (
+        nr::FUTEX,
+        Partial(
+            futex::futex,
+            "private ones are woken in order of arrival, whatever the priorities",
+        ),
+    ),
+    (nr::FUTEX_WAITV, Full(futex::futex2)),
+    (nr::FUTEX_WAKE, Full(futex::futex2)),
+    (nr::FUTEX_WAIT, Full(futex::futex2)),
+    (nr::FUTEX_REQUEUE, Full(futex::futex2)),
     (nr::TIMER_CREATE, Full(time::timer_create)),
     (nr::TIMER_DELETE, Full(time::timer_delete)),
     (nr::CLONE, Full(task::clone)),
@@ -175,6 +193,8 @@ static TABLE: [Support; NR_LEN] = {
 const BY_DESCRIPTOR: &[usize] = &[
     nr::READ,
     nr::READV,
+    nr::PREADV2,
+    nr::PWRITEV2,
     nr::RECVFROM,
     nr::RECVMSG,
     nr::RECVMMSG,
@@ -185,6 +205,7 @@ const BY_DESCRIPTOR: &[usize] = &[
     nr::SHUTDOWN,
     nr::SETSOCKOPT,
     nr::GETSOCKOPT,
+    nr::CONNECT,
     nr::LISTEN,
     nr::ACCEPT,
     nr::ACCEPT4,
