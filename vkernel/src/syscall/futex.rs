@@ -138,14 +138,19 @@ fn wait(call: &Call, table: &Table, bitset: u32) -> Result {
     let key = key_of(call.args[0], bitset)?;
     let word = UserPtr(key.address);
     let expected = call.args[2] as u32;
-    if word.load_word()? != expected {
-        return Err(Errno::EAGAIN);
-    }
+    let is_as_expected = || match word.load_word() {
+        Ok(value) if value == expected => Ok(()),
+        Ok(_) => Err(Errno::EAGAIN),
+        Err(errno) => Err(errno),
+    };
+    is_as_expected()?;
     let began = pegasus_arch::area::cycles();
     // Looking needs calls of the vkernel's own, which a filter of the program's may forbid.
     if !limit.is_zero && !thread.process().has_filter() {
-        let is_changed = || word.load_word() != Ok(expected);
-        thread.futex_patience.look(thread, is_changed);
+        thread
+            .futex_patience
+            .look(thread, || is_as_expected().is_err());
+        is_as_expected()?;
     }
     if thread.has_pending() {
         return Err(limit.interruption());
