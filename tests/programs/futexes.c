@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -516,6 +517,53 @@ static void try_children(void)
         MUST(pthread_join(waiting[i].thread, NULL) == 0);
 }
 
+static void allow_all(void)
+{
+    struct {
+        unsigned short code;
+        unsigned char on_true, on_false;
+        unsigned value;
+    } allow = {0x06, 0, 0, 0x7fff0000};
+    struct {
+        unsigned short length;
+        void *filter;
+    } program = {1, &allow};
+    MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    MUST(prctl(PR_SET_SECCOMP, 2, &program) == 0);
+}
+
+// Of no use as it stands: but the kernel may have been asked to watch private futexes.
+static void watch_nothing(void)
+{
+    (void)syscall(449, NULL, 0, 0, NULL, 0);
+}
+
+// Waits that have begun before, and those that begin after it.
+static void change_in_child(const char *name, void (*change)(void))
+{
+    pid_t child = fork();
+    if (child == 0) {
+        line_up(3);
+        change();
+        await(&word, 3);
+        long woken = wake_private(&word, 2);
+        await_woken(2);
+        woken = 10 * woken + requeue(&word, &other, 0, 5);
+        woken = 10 * woken + wake_private(&other, 5);
+        await_woken(3);
+        line_up(2);
+        pid_t grandchild = fork();
+        if (grandchild == 0) {
+            line_up(2);
+            _exit(wake_private(&word, INT_MAX) == 2 ? 0 : 8);
+        }
+        int status;
+        MUST(waitpid(grandchild, &status, 0) == grandchild && status == 0);
+        _exit(woken == 211 && wake_private(&word, INT_MAX) == 2 ? 0 : 9);
+    }
+    say_status(name, child);
+}
+
 static char path[PATH_MAX];
 
 static void *run_anew(void *unused)
@@ -553,6 +601,8 @@ int main(int argc, char **argv)
         try_races();
         try_libraries();
         try_children();
+        change_in_child("with a filter", allow_all);
+        change_in_child("with futex_waitv", watch_nothing);
         try_exec();
     }
     SAY("a new program: nobody waits: %ld", waiters(&word));

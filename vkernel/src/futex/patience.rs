@@ -18,8 +18,9 @@ const WAITS_PER_TRIAL: u32 = 32;
 const YIELDS_MAX: u32 = 4;
 /// How many waits a thread trusts what it knows of its CPUs.
 const WAITS_PER_LOOK_AT_CPUS: u32 = 4096;
-/// How often the word is read before the clock is.
-const READS_PER_LOOK_AT_CLOCK: u32 = 16;
+/// Cycles between two reads of the word. Each read takes it away from the CPU of whoever is about to change it, and perhaps to
+/// change it again: a mutex whose owner is disturbed all the time is freed late.
+const CYCLES_PER_READ: u64 = 400;
 
 /// What a thread has learnt about its waits.
 pub struct Patience {
@@ -61,16 +62,20 @@ impl Patience {
             }
             return;
         }
+        let mut next_read = CYCLES_PER_READ;
         loop {
-            for _ in 0..READS_PER_LOOK_AT_CLOCK {
-                core::hint::spin_loop();
-                if is_over() {
-                    return self.learn(elapsed());
-                }
+            core::hint::spin_loop();
+            let elapsed = elapsed();
+            if elapsed < next_read {
+                continue;
             }
-            if thread.has_pending() || elapsed() > look_cycles {
+            if is_over() {
+                return self.learn(elapsed);
+            }
+            if thread.has_pending() || elapsed > look_cycles {
                 return;
             }
+            next_read = elapsed + CYCLES_PER_READ;
         }
     }
 
