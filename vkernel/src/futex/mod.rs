@@ -119,6 +119,8 @@ pub struct Table {
     is_retired: AtomicBool,
     /// A borrower has waited here.
     has_had_borrower: AtomicBool,
+    /// How many look, and have not gone to sleep yet; see [`Patience::look`].
+    pub lookers: AtomicU32,
 }
 
 impl Table {
@@ -127,6 +129,7 @@ impl Table {
             buckets: AtomicPtr::new(core::ptr::null_mut()),
             is_retired: AtomicBool::new(false),
             has_had_borrower: AtomicBool::new(false),
+            lookers: AtomicU32::new(0),
         }
     }
 

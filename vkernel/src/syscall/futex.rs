@@ -144,12 +144,10 @@ fn wait(call: &Call, table: &Table, bitset: u32) -> Result {
         Err(errno) => Err(errno),
     };
     is_as_expected()?;
-    let began = pegasus_arch::area::cycles();
     // Looking needs calls of the vkernel's own, which a filter of the program's may forbid.
     if !limit.is_zero && !thread.process().has_filter() {
-        thread
-            .futex_patience
-            .look(thread, || is_as_expected().is_err());
+        let is_over = || is_as_expected().is_err();
+        thread.futex_patience.look(thread, &table.lookers, is_over);
         is_as_expected()?;
     }
     if thread.has_pending() {
@@ -158,13 +156,9 @@ fn wait(call: &Call, table: &Table, bitset: u32) -> Result {
     if !table.enter(thread, key, expected)? {
         return forward(call);
     }
-    let done = sleep(thread, table, &limit);
-    let waited = pegasus_arch::area::cycles().wrapping_sub(began);
-    thread.futex_patience.learn(waited);
-    match done {
-        Ok(Release::Woken) => Ok(0),
-        Ok(Release::SentAway) => forward(call),
-        Err(errno) => Err(errno),
+    match sleep(thread, table, &limit)? {
+        Release::Woken => Ok(0),
+        Release::SentAway => forward(call),
     }
 }
 
