@@ -525,8 +525,8 @@ static int replaced(int argc, char **argv)
 
 static const struct scenario scenarios[] = {
     { "twins", twins_server, twins_client, 0 },
-    { "fork", fork_server, fork_client, 0 },
-    { "fork_of_client", fork_client, fork_server, APART },
+    { "forked", fork_server, fork_client, 0 },
+    { "forked_client", fork_client, fork_server, APART },
     { "orphan", orphan_server, orphan_client, 0 },
     { "shared", shared_server, shared_client, 0 },
     { "vfork", vfork_server, vfork_client, 0 },

@@ -16,6 +16,7 @@ pub mod entry;
 mod epoll;
 mod exec;
 mod fault;
+mod futex;
 pub mod heap;
 mod limits;
 mod mm;

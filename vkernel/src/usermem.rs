@@ -7,6 +7,7 @@
 use alloc::vec::Vec;
 use pegasus_abi::{Errno, Result};
 use pegasus_arch::usercopy::{self, Plain, bytes_of, bytes_of_mut};
+use pegasus_arch::userword;
 use pegasus_contract::layout::{USER_END, VKERNEL_BASE, VKERNEL_END};
 
 /// An address given by a container.
@@ -71,6 +72,28 @@ impl UserPtr {
     /// Copies a plain value in.
     pub fn write<T: Plain>(self, value: &T) -> Result<()> {
         self.write_bytes(bytes_of(value))
+    }
+
+    /// Reads an aligned word at once.
+    pub fn load_word(self) -> Result<u32> {
+        self.check_word()?;
+        // SAFETY: checked to be aligned and outside the vkernel.
+        unsafe { userword::load(self.0) }.ok_or(Errno::EFAULT)
+    }
+
+    /// Replaces an aligned word by `new` if it is `expected`. Gives what was there.
+    pub fn exchange_word(self, expected: u32, new: u32) -> Result<u32> {
+        self.check_word()?;
+        // SAFETY: checked to be aligned and outside the vkernel.
+        unsafe { userword::compare_exchange(self.0, expected, new) }.ok_or(Errno::EFAULT)
+    }
+
+    fn check_word(self) -> Result<()> {
+        if self.0.is_multiple_of(size_of::<u32>()) {
+            self.check(size_of::<u32>())
+        } else {
+            Err(Errno::EINVAL)
+        }
     }
 
     /// Copies up to `to.len()` bytes, stopping early at a fault; gives how many were copied.

@@ -1,4 +1,4 @@
-//! clone(2), clone3(2), wait(2) and futex(2) constants.
+//! clone(2), clone3(2) and wait(2) constants.
 
 pub const CSIGNAL: u64 = 0xff;
 pub const CLONE_VM: u64 = 0x100;
@@ -41,7 +41,3 @@ pub struct CloneArgs {
 
 /// `CLONE_ARGS_SIZE_VER0`: the smallest size clone3(2) takes.
 pub const CLONE_ARGS_SIZE_MIN: usize = 64;
-
-pub const FUTEX_WAIT: u32 = 0;
-pub const FUTEX_WAKE: u32 = 1;
-pub const FUTEX_PRIVATE_FLAG: u32 = 128;

@@ -7,6 +7,7 @@
 pub mod clone;
 pub mod errno;
 pub mod fcntl;
+pub mod futex;
 pub mod mman;
 pub mod nr;
 pub mod poll;

@@ -14,3 +14,4 @@ pub mod gate;
 pub mod regs;
 pub mod task;
 pub mod usercopy;
+pub mod userword;

@@ -3,6 +3,7 @@
 //! A container's pointer is an allegation: the copy below may fault at its one memory instruction, and
 //! the vkernel's SIGSEGV/SIGBUS handler then continues at [`resume_after_fault`].
 
+use crate::userword;
 use core::arch::global_asm;
 
 global_asm!(
@@ -44,10 +45,11 @@ pub unsafe fn to_user(to: usize, from: &[u8]) -> usize {
     unsafe { pegasus_copy(to as *mut u8, from.as_ptr(), from.len()) }
 }
 
-/// For a fault at `rip`: where to continue if it is the copy instruction.
+/// For a fault at `rip`: where to continue if it is the copy instruction, or one of [`userword`]'s.
 pub fn resume_after_fault(rip: usize) -> Option<usize> {
     (rip == &raw const pegasus_copy_access as usize)
         .then_some(&raw const pegasus_copy_stop as usize)
+        .or_else(|| userword::resume_after_fault(rip))
 }
 
 /// Types that are only bytes: every bit pattern is a value, and there is no padding to leak.

@@ -1,8 +1,8 @@
-//! futex(2), process-shared: every lock of the vkernel lies in memory that several processes map.
+//! futex(2), process-shared where nothing else is said: every lock of the vkernel lies in memory that several processes map.
 
 use crate::raw::{call3, call4};
 use core::sync::atomic::AtomicU32;
-use pegasus_abi::clone::{FUTEX_WAIT, FUTEX_WAKE};
+use pegasus_abi::futex::{FUTEX_PRIVATE_FLAG, FUTEX_WAIT, FUTEX_WAKE};
 use pegasus_abi::nr;
 
 /// Sleeps while `word` holds `expected`; returns on wake-up, on a signal, or at once.
@@ -43,6 +43,20 @@ pub fn wake(word: &AtomicU32, count: u32) {
             word.as_ptr() as usize,
             FUTEX_WAKE as usize,
             count as usize,
+        )
+    };
+}
+
+/// Wakes a task that waits, with FUTEX_PRIVATE_FLAG, for the word at `address` in memory that it shares with the caller. The word
+/// itself is not touched: it may be gone.
+pub fn wake_private(address: usize) {
+    // SAFETY: the kernel only uses the address as a key.
+    let _ = unsafe {
+        call3(
+            nr::FUTEX,
+            address,
+            (FUTEX_WAKE | FUTEX_PRIVATE_FLAG) as usize,
+            1,
         )
     };
 }

@@ -3,6 +3,7 @@
 
 use crate::boot::{arm, install_handlers, run_on_own_stack};
 use crate::exec::{self, Prepared, Strings, Unprepared};
+use crate::futex;
 use crate::heap::Arena;
 use crate::mm::{Layout, Space};
 use crate::rewrite::Rewriter;
@@ -61,6 +62,7 @@ pub fn make_process(
         container,
         space: arena.place(Space::new(layout)),
         rewriter: arena.place(Rewriter::new()),
+        futexes: arena.place(futex::Table::new()),
         actions: [SigAction::default(); SIGNALS_MAX as usize],
         is_container_init: true,
         address_limit: Rlimit {

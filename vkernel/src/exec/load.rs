@@ -46,6 +46,7 @@ pub fn load(thread: &'static Thread, program: Prepared) {
     process.delete_timers();
     host::forget_thread_memory();
     process.rewriter.clear();
+    process.futexes.reset(process.has_filter());
     process.space.lock().unmap_all();
     match try_load(process, &program) {
         Ok((entry, sp)) => {

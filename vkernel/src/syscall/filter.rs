@@ -48,13 +48,17 @@ const NEEDED: [usize; 8] = [
 const NEEDED_OPTIONS: [usize; 2] = [PR_SET_SYSCALL_USER_DISPATCH, PR_SET_MM];
 
 pub fn seccomp(call: &Call) -> Result {
-    /// SECCOMP_SET_MODE_STRICT and SECCOMP_SET_MODE_FILTER.
-    const SET_MODES: core::ops::RangeInclusive<usize> = 0..=1;
+    const SECCOMP_SET_MODE_STRICT: usize = 0;
+    const SET_MODES: core::ops::RangeInclusive<usize> =
+        SECCOMP_SET_MODE_STRICT..=SECCOMP_SET_MODE_FILTER;
     let [operation, _, program, ..] = call.args;
     let is_filter = operation == SECCOMP_SET_MODE_FILTER;
     if SET_MODES.contains(&operation) {
         // Rings need calls of the vkernel's own, which the filter may forbid.
         returning::keep_all(call.thread);
+    }
+    if operation == SECCOMP_SET_MODE_STRICT {
+        before_strict_mode(call);
     }
     let done = install(call, is_filter.then_some(program))?;
     if SET_MODES.contains(&operation) {
@@ -63,11 +67,22 @@ pub fn seccomp(call: &Call) -> Result {
     Ok(done)
 }
 
+/// In strict mode nobody could be woken to wait in Linux instead.
+fn before_strict_mode(call: &Call) {
+    let process = call.thread.process();
+    if !process.is_borrower() {
+        process.futexes.retire();
+    }
+}
+
 /// prctl(2) PR_SET_SECCOMP.
 pub fn set_seccomp(call: &Call) -> Result {
     let [_, mode, program, ..] = call.args;
     let is_filter = mode == SECCOMP_MODE_FILTER;
     returning::keep_all(call.thread);
+    if !is_filter {
+        before_strict_mode(call);
+    }
     let done = install(call, is_filter.then_some(program))?;
     call.thread.process().note_filter();
     Ok(done)

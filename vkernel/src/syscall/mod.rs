@@ -2,6 +2,7 @@
 
 pub mod descriptor;
 pub mod filter;
+pub mod futex;
 pub mod memory;
 pub mod net;
 pub mod path;

@@ -7,7 +7,9 @@
 use crate::entry::Call;
 use crate::epoll::control::{epoll_create, epoll_ctl};
 use crate::syscall::net::{connect, option, recv, send, shutdown};
-use crate::syscall::{descriptor, filter, memory, path, poll, process, signal, task, time, wait};
+use crate::syscall::{
+    descriptor, filter, futex, memory, path, poll, process, signal, task, time, wait,
+};
 use pegasus_abi::errno::from_return;
 use pegasus_abi::nr::{self, NR_LEN};
 use pegasus_abi::{Errno, Result};
@@ -100,6 +102,17 @@ const ROWS: &[(usize, Support)] = &[
     (nr::PSELECT6, Full(wait::pselect6)),
     (nr::EPOLL_PWAIT, Full(wait::epoll_pwait)),
     (nr::EPOLL_PWAIT2, Full(wait::epoll_pwait)),
+    (
+        nr::FUTEX,
+        Partial(
+            futex::futex,
+            "private ones are woken in order of arrival, whatever the priorities",
+        ),
+    ),
+    (nr::FUTEX_WAITV, Full(futex::futex2)),
+    (nr::FUTEX_WAKE, Full(futex::futex2)),
+    (nr::FUTEX_WAIT, Full(futex::futex2)),
+    (nr::FUTEX_REQUEUE, Full(futex::futex2)),
     (nr::TIMER_CREATE, Full(time::timer_create)),
     (nr::TIMER_DELETE, Full(time::timer_delete)),
     (nr::CLONE, Full(task::clone)),

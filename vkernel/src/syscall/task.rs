@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use crate::entry::Call;
+use crate::futex;
 use crate::heap::Arena;
 use crate::mm::Layout;
 use crate::signal::is_kept;
@@ -239,6 +240,7 @@ fn child_args(
         container: parent.container,
         space: parent.space,
         rewriter: parent.rewriter,
+        futexes: parent.futexes,
         actions,
         is_container_init: false,
         address_limit: *parent.address_limit.lock(),
@@ -299,6 +301,7 @@ fn start_borrower(call: &Call, request: &Request) -> Result {
         _ => {
             // Linux has kept this task waiting until the child had its own memory or was gone.
             Table::of(child).abandon();
+            parent.futexes.forget(child);
             thread.release_memory();
             child.release_memory();
             free_record(index);
@@ -429,6 +432,7 @@ fn fork_into(call: &Call, request: &Request, arena: &'static Arena, index: Optio
             arena,
             space: arena.place(space.duplicate()),
             rewriter: arena.place(rewriter.duplicate()),
+            futexes: arena.place(futex::Table::new()),
             ..child_args(parent, request, record, index.unwrap_or(record::PRIVATE))
         });
         Thread::create_first(child).map(|thread| (child, thread))

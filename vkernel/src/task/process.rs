@@ -1,6 +1,7 @@
 //! A container's process: its record, memory map, signal actions and threads.
 #![allow(unsafe_code)]
 
+use crate::futex;
 use crate::heap::Arena;
 use crate::mm::Space;
 use crate::rewrite::Rewriter;
@@ -43,6 +44,7 @@ pub struct ProcessArgs {
     pub container: u32,
     pub space: &'static Space,
     pub rewriter: &'static Rewriter,
+    pub futexes: &'static futex::Table,
     pub actions: [SigAction; SIGNALS_MAX as usize],
     pub is_container_init: bool,
     pub address_limit: Rlimit,
@@ -62,6 +64,8 @@ pub struct Process {
     pub space: &'static Space,
     /// Rewritten sites; goes with `space`.
     pub rewriter: &'static Rewriter,
+    /// Who waits for words in the memory; goes with `space`.
+    pub futexes: &'static futex::Table,
     /// What each signal does, index signal - 1. Held across the host's rt_sigaction(2), so that both agree.
     pub actions: Lock<[SigAction; SIGNALS_MAX as usize]>,
     /// All threads ever created here; those that are gone are used again.
@@ -113,6 +117,7 @@ impl Process {
             is_container_init: args.is_container_init,
             space: args.space,
             rewriter: args.rewriter,
+            futexes: args.futexes,
             actions: Lock::new(args.actions),
             threads: Lock::new(Vec::new()),
             departures: AtomicU32::new(0),
@@ -186,9 +191,10 @@ impl Process {
     /// The program has installed a seccomp filter: from now on the vkernel makes as few calls of its own as it can.
     pub fn note_filter(&self) {
         self.has_filter.store(true, Ordering::Relaxed);
-        // A child that borrows the rewriter has no word in how its owner's sites are treated.
+        // A child that borrows the rewriter has no word in how its owner's sites and futexes are treated.
         if !self.is_borrower() {
             self.rewriter.freeze();
+            self.futexes.retire();
         }
     }
 
@@ -228,6 +234,9 @@ impl Process {
             .store(parent.has_filter(), Ordering::Relaxed);
         self.keeps_kernel_sockets
             .store(parent.keeps_kernel_sockets(), Ordering::Relaxed);
+        if parent.has_filter() && !self.is_borrower() {
+            self.futexes.retire();
+        }
     }
 
     /// Deletes the program's timers.
@@ -243,6 +252,7 @@ impl Process {
         borrowers.retain(|borrower| {
             let lives = pegasus_host::signal::kill(borrower.pid, 0) != Err(Errno::ESRCH);
             if !lives {
+                self.futexes.forget(borrower.process);
                 borrower.thread.release_memory();
                 borrower.process.release_memory();
                 self.count_lent(-1);

@@ -1,6 +1,7 @@
 //! A container's thread: its area, its stacks in the vkernel, and its signal state.
 #![allow(unsafe_code)]
 
+use crate::futex::{self, Waiter};
 use crate::heap::Arena;
 use crate::limits::{FPSTATE_LEN_MAX, SIGNAL_STACK_LEN, VKERNEL_STACK_LEN};
 use crate::socket::descriptors::Table;
@@ -52,13 +53,17 @@ pub struct Thread {
     pub waiting_mask: Cell<Option<SigSet>>,
     /// What the thread has learnt about waiting.
     pub patience: Patience,
+    /// The same for futexes.
+    pub futex_patience: futex::Patience,
+    /// Where the thread stands in the queue of a futex.
+    pub waiter: Waiter,
     /// For a thread that shall load a program: the frame it leaves the vkernel with.
     pub frame: UnsafeCell<SigFrame>,
     pub stash: UnsafeCell<Stash>,
     signal_stack: StackT,
 }
 
-// SAFETY: other threads touch only `alive`, `tid` and `area.pending`, which are atomics; everything else is used
+// SAFETY: other threads touch only `alive`, `tid` and `area.pending`, which are atomics, and `waiter`, which is `Sync`; everything else is used
 // by the thread itself, or by its creator before it runs.
 unsafe impl Sync for Thread {}
 
@@ -137,6 +142,8 @@ impl Thread {
             (&raw mut (*place).clears_handlers).write(Cell::new(false));
             (&raw mut (*place).waiting_mask).write(Cell::new(None));
             (&raw mut (*place).patience).write(Patience::new());
+            (&raw mut (*place).futex_patience).write(futex::Patience::new());
+            (&raw mut (*place).waiter).write(Waiter::new());
             (*(*place).stash.get()).valid = false;
             (&raw mut (*place).signal_stack).write(StackT {
                 sp: signal_base,
