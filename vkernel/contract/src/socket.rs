@@ -205,6 +205,18 @@ pub struct ConnectionRecord {
 
 const _: () = assert!(size_of::<ConnectionRecord>() <= CONNECTION_LEN);
 
+/// What an item is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ItemUse {
+    Armed = 0,
+    /// Disabled by EPOLLONESHOT.
+    Spent = 1,
+    /// The program has taken it out of the set. It stays Linux's member, and is used again when the program adds it anew: some
+    /// programs do both for each message.
+    Parked = 2,
+}
+
 /// A descriptor's membership in an epoll set.
 #[repr(C, align(64))]
 pub struct ItemRecord {
@@ -224,10 +236,10 @@ pub struct ItemRecord {
     pub fd: AtomicU32,
     /// As the program gave them.
     pub events: AtomicU32,
-    /// 1: disabled by EPOLLONESHOT.
-    pub spent: AtomicU32,
+    /// See [`ItemUse`].
+    pub item_use: AtomicU32,
     pub data: AtomicU64,
-    /// 1: Linux's registration is the one for rings; 0: it is the program's, with other data.
+    /// 1: Linux's registration is the one for rings; 0: it is the program's, with other data; 2: that, and it does for rings.
     pub converted: AtomicU32,
     pub next_free: AtomicU32,
     pub _pad: u64,

@@ -6,6 +6,7 @@ use crate::socket::descriptors::{Entry, Table};
 use crate::socket::pools::Pooled;
 use crate::socket::{lifecycle, returning, wake};
 use crate::syscall::table::{forward, forward_as};
+use crate::task::Thread;
 use crate::usermem::UserPtr;
 use core::sync::atomic::Ordering;
 use pegasus_abi::poll::{
@@ -13,7 +14,12 @@ use pegasus_abi::poll::{
     POLLIN, POLLOUT, POLLRDHUP,
 };
 use pegasus_abi::{Errno, Result};
-use pegasus_contract::socket::{ItemRecord, SetRecord, SocketRecord, socket_flags};
+use pegasus_contract::socket::{ItemRecord, ItemUse, SetRecord, SocketRecord, socket_flags};
+
+/// In [`ItemRecord::converted`]: Linux's registration is [`FOR_RINGS`].
+const REGISTERED_FOR_RINGS: u32 = 1;
+/// It is the program's own, which does as well.
+const REGISTERED_AS_WANTED: u32 = 2;
 
 /// What Linux watches a ring's socket for: wake-up bytes, and the peer's end.
 const FOR_RINGS: u32 = POLLIN | POLLRDHUP | EPOLLET;
@@ -88,10 +94,26 @@ fn change(
     };
     let _pin = set::Pin::new(request.call.thread, set);
     let held = set::claim(set, request.call.thread);
-    let item = find(set, request.fd, socket);
+    let found = find(set, request.fd, socket);
+    let is_parked =
+        |item: &&ItemRecord| item.item_use.load(Ordering::Relaxed) == ItemUse::Parked as u32;
+    let parked = found.filter(is_parked);
+    let item = found.filter(|item| !is_parked(item));
     let data = event.data;
     let is_ours = data >> 32 == u64::from(set.tag.load(Ordering::Relaxed));
     match (request.operation, item) {
+        (EPOLL_CTL_ADD, None) if parked.is_some_and(|_| is_plain(&event)) => {
+            let item = parked.ok_or(Errno::ENOENT)?;
+            store_request(item, &event);
+            make_ready(request.set_fd, set, item);
+            Ok(0)
+        }
+        (EPOLL_CTL_MOD | EPOLL_CTL_DEL, None) if parked.is_some() => Err(Errno::ENOENT),
+        (EPOLL_CTL_DEL, Some(item)) if can_be_parked(item) => {
+            item.item_use
+                .store(ItemUse::Parked as u32, Ordering::Relaxed);
+            Ok(0)
+        }
         (EPOLL_CTL_ADD, None) if socket.is_some() || is_ours => {
             add_item(request, set, socket, &event)
         }
@@ -114,6 +136,17 @@ fn change(
     }
 }
 
+/// Whether Linux's registration for rings does for what the program asks.
+fn is_plain(event: &EpollEvent) -> bool {
+    event.events & EPOLLEXCLUSIVE == 0
+}
+
+/// One that Linux watches for wake-up bytes only, whatever the program wants.
+fn can_be_parked(item: &ItemRecord) -> bool {
+    let wanted = item.events.load(Ordering::Relaxed);
+    item.converted.load(Ordering::Relaxed) == REGISTERED_FOR_RINGS && wanted & EPOLLEXCLUSIVE == 0
+}
+
 /// The data of Linux's registration of an item.
 pub fn data_of(set: &SetRecord, item: &ItemRecord) -> u64 {
     u64::from(set.tag.load(Ordering::Relaxed)) << 32 | u64::from(item.index())
@@ -132,7 +165,8 @@ pub fn item_of(set: &SetRecord, data: u64) -> Option<&'static ItemRecord> {
 fn store_request(item: &ItemRecord, event: &EpollEvent) {
     item.events.store(event.events, Ordering::Relaxed);
     item.data.store(event.data, Ordering::Relaxed);
-    item.spent.store(0, Ordering::Relaxed);
+    item.item_use
+        .store(ItemUse::Armed as u32, Ordering::Relaxed);
 }
 
 fn add_item(
@@ -155,7 +189,8 @@ fn add_item(
     if let Some((socket, link)) = &link {
         // A wake-up byte of old would be reported as news.
         wake::quiet_if_ring(request.call.thread, socket, link, request.fd);
-        item.converted.store(1, Ordering::Relaxed);
+        item.converted
+            .store(REGISTERED_FOR_RINGS, Ordering::Relaxed);
         set.in_use.store(2, Ordering::Relaxed);
     }
     // Known before Linux can speak of it.
@@ -229,7 +264,8 @@ pub fn convert(set_fd: usize, set: &SetRecord, item: &ItemRecord) {
     let others = EPOLLONESHOT | EPOLLEXCLUSIVE;
     if wanted & (POLLIN | EPOLLET | others) == POLLIN | EPOLLET {
         // As good: and a change would make Linux report once more what it has reported.
-        item.converted.store(1, Ordering::Relaxed);
+        item.converted
+            .store(REGISTERED_AS_WANTED, Ordering::Relaxed);
         set.in_use.store(2, Ordering::Relaxed);
         return;
     }
@@ -238,14 +274,25 @@ pub fn convert(set_fd: usize, set: &SetRecord, item: &ItemRecord) {
         data: data_of(set, item),
     };
     if register(set_fd, item, &event) {
-        item.converted.store(1, Ordering::Relaxed);
+        item.converted
+            .store(REGISTERED_FOR_RINGS, Ordering::Relaxed);
         set.in_use.store(2, Ordering::Relaxed);
     }
 }
 
 /// From now on Linux watches the item's socket for what the program wants.
-pub fn restore(set_fd: usize, set: &SetRecord, item: &ItemRecord) {
-    let spent = item.spent.load(Ordering::Relaxed) != 0;
+pub fn restore(set_fd: usize, set: &SetRecord, item: &'static ItemRecord, thread: &Thread) {
+    let item_use = item.item_use.load(Ordering::Relaxed);
+    if item_use == ItemUse::Parked as u32 {
+        // Linux would tell of its end for ever.
+        let fd = item.fd.load(Ordering::Relaxed) as usize;
+        let none = EpollEvent::default();
+        let _ = pegasus_host::socket::control_set(set_fd, EPOLL_CTL_DEL, fd, &none);
+        let is_certain = set::detach(set, item, thread.claimant());
+        set::release(item, is_certain);
+        return;
+    }
+    let spent = item_use == ItemUse::Spent as u32;
     let wanted = item.events.load(Ordering::Relaxed);
     let event = EpollEvent {
         events: if spent { 0 } else { wanted },

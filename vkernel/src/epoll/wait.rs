@@ -17,7 +17,7 @@ use core::sync::atomic::Ordering;
 use pegasus_abi::poll::{EPOLLET, EPOLLONESHOT, EpollEvent, POLLERR, POLLHUP, POLLOUT, Timespec};
 use pegasus_abi::signal::SigSet;
 use pegasus_abi::{Errno, Result, nr};
-use pegasus_contract::socket::{ItemRecord, SetRecord, SocketRecord, socket_flags};
+use pegasus_contract::socket::{ItemRecord, ItemUse, SetRecord, SocketRecord, socket_flags};
 
 /// A busy set looks at Linux's set at least this often, in cycles: 25 to 50 µs.
 pub const LOOK_AT_KERNEL_CYCLES: u64 = 100_000;
@@ -177,7 +177,8 @@ impl Wait<'_> {
             };
             let wanted = item.events.load(Ordering::Relaxed);
             if wanted & EPOLLONESHOT != 0 {
-                item.spent.store(1, Ordering::Relaxed);
+                item.item_use
+                    .store(ItemUse::Spent as u32, Ordering::Relaxed);
             } else if wanted & EPOLLET == 0 {
                 again[again_len] = item.index();
                 again_len += 1;
@@ -354,13 +355,13 @@ fn evaluate(
                 return Some(0);
             }
         }
-        if item.spent.load(Ordering::Relaxed) != 0 {
+        if item.item_use.load(Ordering::Relaxed) != ItemUse::Armed as u32 {
             return Some(0);
         }
         readiness::events(thread, socket, &link, fd, wanted & POLLOUT != 0)
     });
     if events.is_none() && item.converted.load(Ordering::Relaxed) != 0 {
-        restore(set_fd, set, item);
+        restore(set_fd, set, item, thread);
     }
     Some(events? & (wanted | POLLERR | POLLHUP))
 }
