@@ -2,6 +2,7 @@
 
 use crate::entry::Call;
 use crate::epoll::set::{self, add, enqueue, find};
+use crate::epoll::wait::evaluate;
 use crate::socket::descriptors::{Entry, Table};
 use crate::socket::pools::Pooled;
 use crate::socket::{lifecycle, returning, wake};
@@ -105,7 +106,7 @@ fn change(
         (EPOLL_CTL_ADD, None) if parked.is_some_and(|_| is_plain(&event)) => {
             let item = parked.ok_or(Errno::ENOENT)?;
             store_request(item, &event);
-            make_ready(request.set_fd, set, item);
+            make_ready(request, set, item);
             Ok(0)
         }
         (EPOLL_CTL_MOD | EPOLL_CTL_DEL, None) if parked.is_some() => Err(Errno::ENOENT),
@@ -115,6 +116,9 @@ fn change(
             Ok(0)
         }
         (EPOLL_CTL_ADD, None) if socket.is_some() || is_ours => {
+            if let Some(item) = parked {
+                forget_parked(request.set_fd, set, item, request.call.thread);
+            }
             add_item(request, set, socket, &event)
         }
         (EPOLL_CTL_MOD, Some(item)) => change_item(request, set, item, &event),
@@ -198,7 +202,11 @@ fn add_item(
     add(set, item, socket, holder);
     let registered = EpollEvent {
         events: match link {
-            Some(_) => FOR_RINGS | event.events & EPOLLEXCLUSIVE,
+            // Linux has no EPOLLRDHUP with EPOLLEXCLUSIVE; the peer's end is readable as well.
+            Some(_) if event.events & EPOLLEXCLUSIVE != 0 => {
+                FOR_RINGS & !POLLRDHUP | EPOLLEXCLUSIVE
+            }
+            Some(_) => FOR_RINGS,
             None => event.events,
         },
         data: data_of(set, item),
@@ -210,7 +218,7 @@ fn add_item(
         return done;
     }
     if link.is_some() {
-        make_ready(request.set_fd, set, item);
+        make_ready(request, set, item);
     }
     done
 }
@@ -233,14 +241,18 @@ fn change_item(
         control(request.set_fd, EPOLL_CTL_MOD, request.fd, &registered)?;
     }
     store_request(item, event);
-    make_ready(request.set_fd, set, item);
+    make_ready(request, set, item);
     Ok(0)
 }
 
 /// Queues an item, and wakes somebody who sleeps on the set.
-fn make_ready(set_fd: usize, set: &'static SetRecord, item: &'static ItemRecord) {
+fn make_ready(request: &Request, set: &'static SetRecord, item: &'static ItemRecord) {
+    let set_fd = request.set_fd;
+    // Nobody shall be woken for nothing, least of all who watches the set from outside.
+    let is_ready = set::is_slept_on(set)
+        && evaluate(request.call.thread, set, set_fd, item).is_some_and(|events| events != 0);
     enqueue(set, item);
-    if set::is_slept_on(set) {
+    if is_ready {
         wake_sleeper(set_fd, set, item);
     }
 }
@@ -285,11 +297,7 @@ pub fn restore(set_fd: usize, set: &SetRecord, item: &'static ItemRecord, thread
     let item_use = item.item_use.load(Ordering::Relaxed);
     if item_use == ItemUse::Parked as u32 {
         // Linux would tell of its end for ever.
-        let fd = item.fd.load(Ordering::Relaxed) as usize;
-        let none = EpollEvent::default();
-        let _ = pegasus_host::socket::control_set(set_fd, EPOLL_CTL_DEL, fd, &none);
-        let is_certain = set::detach(set, item, thread.claimant());
-        set::release(item, is_certain);
+        forget_parked(set_fd, set, item, thread);
         return;
     }
     let spent = item_use == ItemUse::Spent as u32;
@@ -303,6 +311,15 @@ pub fn restore(set_fd: usize, set: &SetRecord, item: &'static ItemRecord, thread
     }
 }
 
+/// Takes an item out of Linux's set as well that the program has taken out.
+fn forget_parked(set_fd: usize, set: &SetRecord, item: &'static ItemRecord, thread: &Thread) {
+    let fd = item.fd.load(Ordering::Relaxed) as usize;
+    let none = EpollEvent::default();
+    let _ = pegasus_host::socket::control_set(set_fd, EPOLL_CTL_DEL, fd, &none);
+    let is_certain = set::detach(set, item, thread.claimant());
+    set::release(item, is_certain);
+}
+
 /// Changes Linux's registration. An exclusive one can only be made anew.
 fn register(set_fd: usize, item: &ItemRecord, event: &EpollEvent) -> bool {
     use pegasus_host::socket::control_set;
@@ -311,7 +328,11 @@ fn register(set_fd: usize, item: &ItemRecord, event: &EpollEvent) -> bool {
         return control_set(set_fd, EPOLL_CTL_MOD, fd, event).is_ok();
     }
     let _ = control_set(set_fd, EPOLL_CTL_DEL, fd, event);
-    control_set(set_fd, EPOLL_CTL_ADD, fd, event).is_ok()
+    let event = EpollEvent {
+        events: event.events & !POLLRDHUP | EPOLLEXCLUSIVE,
+        ..*event
+    };
+    control_set(set_fd, EPOLL_CTL_ADD, fd, &event).is_ok()
 }
 
 fn control(set_fd: usize, operation: usize, fd: usize, event: &EpollEvent) -> Result {

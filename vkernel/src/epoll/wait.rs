@@ -332,7 +332,7 @@ fn socket_of(item: &ItemRecord) -> Option<&'static SocketRecord> {
 }
 
 /// The events of an item that the program wants. `None`: Linux's to tell.
-fn evaluate(
+pub fn evaluate(
     thread: &Thread,
     set: &'static SetRecord,
     set_fd: usize,

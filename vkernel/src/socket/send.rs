@@ -186,6 +186,13 @@ fn to_ring(target: &Target, link: &Link, segments: &mut Segments) -> Step {
         return match to_kernel_holding(target, segments, &held) {
             // For Linux it was reset, for the program its peer has only closed.
             Step::Failed(Errno::ECONNRESET) => Step::Broken,
+            Step::Moved(len) => {
+                // What comes now Linux says right: the answer to this is a reset.
+                socket
+                    .flags
+                    .fetch_and(!socket_flags::AT_END, Ordering::SeqCst);
+                Step::Moved(len)
+            }
             step => step,
         };
     }

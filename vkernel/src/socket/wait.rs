@@ -17,11 +17,11 @@ use pegasus_contract::socket::{SocketRecord, socket_flags};
 
 /// The longest that a thread looks before it sleeps, in cycles of the time-stamp counter: 25 to 50 µs.
 pub const LOOK_CYCLES_MAX: u64 = 100_000;
-const LOOK_CYCLES_USUAL: u64 = 8_000;
+const LOOK_CYCLES_USUAL: u64 = 25_000;
 const LOOK_CYCLES_MIN: u64 = 1_000;
 /// Every so many waits a thread looks for the longest time whatever it has learnt: of two that sleep, each finds the other
 /// slow for ever.
-const WAITS_PER_TRIAL: u32 = 16;
+const WAITS_PER_TRIAL: u32 = 8;
 /// How often a thread that has one CPU lets others run before it sleeps.
 const YIELDS_MAX: u32 = 8;
 /// How many waits a thread trusts what it knows of its CPUs.
@@ -66,7 +66,7 @@ impl Patience {
         let cycles = if waited_cycles < LOOK_CYCLES_MAX {
             (4 * waited_cycles).clamp(LOOK_CYCLES_USUAL, LOOK_CYCLES_MAX)
         } else {
-            (self.look_cycles.get() / 2).max(LOOK_CYCLES_MIN)
+            (self.look_cycles.get() / 4 * 3).max(LOOK_CYCLES_MIN)
         };
         self.look_cycles.set(cycles);
     }
