@@ -16,6 +16,7 @@ pub const SO_NETNS_COOKIE: usize = 71;
 pub const TCP_NODELAY: usize = 1;
 pub const TCP_CORK: usize = 3;
 pub const TCP_INFO: usize = 11;
+pub const TCP_ULP: usize = 31;
 
 pub const MSG_OOB: usize = 0x1;
 pub const MSG_PEEK: usize = 0x2;

@@ -262,6 +262,18 @@ pub fn has_exited(pid: i32) -> bool {
     found.is_err() || info.signo != 0
 }
 
+/// Whether `pid` is a child that has ended and has not been waited for.
+pub fn is_dead_child(pid: i32) -> bool {
+    /// WNOHANG, WEXITED and WNOWAIT.
+    const LOOK_ONLY: usize = 1 | 4 | 0x0100_0000;
+    const P_PID: usize = 1;
+    let mut info = pegasus_abi::signal::SigInfo::ZERO;
+    let info_at = &raw mut info as usize;
+    // SAFETY: the kernel fills `info`.
+    let found = unsafe { call5(nr::WAITID, P_PID, pid as usize, info_at, LOOK_ONLY, 0) };
+    found.is_ok() && info.signo != 0
+}
+
 /// Waits for a child to end; gives its status as wait4(2) does.
 pub fn wait_for(pid: i32) -> Result<i32> {
     wait4(pid, 0).map(|(_, status)| status)

@@ -11,11 +11,15 @@ use crate::task::Thread;
 use crate::usermem::UserPtr;
 use core::sync::atomic::Ordering;
 use pegasus_abi::poll::{
-    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLET, EPOLLEXCLUSIVE, EPOLLONESHOT, EpollEvent,
-    POLLIN, POLLOUT, POLLRDHUP,
+    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLET, EPOLLEXCLUSIVE, EPOLLONESHOT,
+    EPOLLWAKEUP, EpollEvent, POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP,
 };
 use pegasus_abi::{Errno, Result};
 use pegasus_contract::socket::{ItemRecord, ItemUse, SetRecord, SocketRecord, socket_flags};
+
+/// What may stand beside EPOLLEXCLUSIVE (`EPOLLEXCLUSIVE_OK_BITS`).
+const EXCLUSIVE_BITS: u32 =
+    POLLIN | POLLOUT | POLLERR | POLLHUP | EPOLLWAKEUP | EPOLLET | EPOLLEXCLUSIVE;
 
 /// In [`ItemRecord::converted`]: Linux's registration is [`FOR_RINGS`].
 const REGISTERED_FOR_RINGS: u32 = 1;
@@ -179,6 +183,9 @@ fn add_item(
     socket: Option<&'static SocketRecord>,
     event: &EpollEvent,
 ) -> Result {
+    if event.events & EPOLLEXCLUSIVE != 0 && event.events & !EXCLUSIVE_BITS != 0 {
+        return Err(Errno::EINVAL);
+    }
     let item = ItemRecord::claim().ok_or(Errno::ENOMEM)?;
     let number = socket.map_or(0, |socket| socket.index() + 1);
     item.socket.store(number, Ordering::Relaxed);

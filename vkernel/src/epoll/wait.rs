@@ -260,7 +260,12 @@ impl Wait<'_> {
                 }
                 true
             }
-            Some(_) if !is_retired => {
+            Some(link) if !is_retired => {
+                // News of Linux's, to be told: so converted before it is judged.
+                let fd = item.fd.load(Ordering::Relaxed) as usize;
+                note_kernel_events(socket, &link, fd, bits);
+                let _held = set::claim(self.set, self.thread);
+                convert(self.set_fd, self.set, item);
                 enqueue(self.set, item);
                 true
             }

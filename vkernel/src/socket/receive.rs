@@ -39,6 +39,13 @@ pub fn receive(target: &Target, segments: &mut Segments) -> Result {
     let mut known = 0;
     let mut deadline = None;
     loop {
+        if !target.is_current() {
+            return if done > 0 {
+                Ok(done)
+            } else {
+                Err(Errno::EBADF)
+            };
+        }
         let link = lifecycle::link(target.socket, target.fd);
         if peeks {
             // The same bytes again, and what has come since.

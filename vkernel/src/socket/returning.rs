@@ -7,6 +7,7 @@ use crate::socket::pools::Pooled;
 use crate::socket::send::{Target, return_mine};
 use crate::socket::{directory, lifecycle, wake};
 use crate::task::{Process, Thread};
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use pegasus_abi::Result;
 use pegasus_abi::fcntl::FD_CLOEXEC;
@@ -38,24 +39,44 @@ fn begin(thread: &Thread, socket: &'static SocketRecord, link: &Link, fd: usize,
 /// The same at once, and completely: when this returns, all that this end has not read is in Linux's stream or on its way there,
 /// unless the peer does not run.
 pub fn hand_over(thread: &Thread, socket: &'static SocketRecord, fd: usize) {
-    const PAUSE_NS: u64 = 200_000;
-    const PAUSES_MAX: u32 = 5000;
+    if let Some(link) = begin_hand_over(thread, socket, fd) {
+        finish_hand_over(thread, socket, &link, fd, &mut { PAUSES_MAX });
+    }
+}
+
+/// How long all peers together are waited for: a second.
+const PAUSE_NS: u64 = 200_000;
+const PAUSES_MAX: u32 = 5000;
+
+fn begin_hand_over(thread: &Thread, socket: &'static SocketRecord, fd: usize) -> Option<Link> {
     directory::give_up(socket);
-    let Some(link) = lifecycle::link(socket, fd) else {
-        return;
-    };
+    let link = lifecycle::link(socket, fd)?;
     let how = Returning::TakenBackFrom0 as u32 + link.side as u32;
     begin(thread, socket, &link, fd, how);
     return_peer_here(thread, &link);
-    for _ in 0..PAUSES_MAX {
+    Some(link)
+}
+
+fn finish_hand_over(
+    thread: &Thread,
+    socket: &'static SocketRecord,
+    link: &Link,
+    fd: usize,
+    pauses_left: &mut u32,
+) {
+    while *pauses_left > 0 {
         let is_back = link.theirs().returned.load(Ordering::SeqCst) != 0;
         if is_back || link.their_end() != 0 || link.theirs().released.load(Ordering::SeqCst) != 0 {
             break;
         }
         pegasus_host::process::pause_ns(PAUSE_NS);
+        *pauses_left -= 1;
     }
     let _held = lifecycle::take(&socket.receive_claim, thread);
-    let _ = lifecycle::retire_if_done(socket, &link, fd);
+    if !lifecycle::retire_if_done(socket, link, fd) {
+        // At least no wake-up byte shall be taken for data.
+        wake::take_kicks(link, fd, link.kicks_waiting());
+    }
 }
 
 /// The peer may be a socket of this very process, whose threads are elsewhere.
@@ -85,6 +106,7 @@ pub fn counted(target: &Target, send: impl FnOnce() -> Result) -> Result {
 
 /// The process's program is about to be replaced by one that Linux runs: what that inherits must be Linux's.
 pub fn before_native_program(thread: &Thread, process: &Process) {
+    let mut begun = Vec::new();
     for (fd, entry) in Table::of(process).entries() {
         let Entry::Socket(socket) = entry else {
             continue;
@@ -94,13 +116,13 @@ pub fn before_native_program(thread: &Thread, process: &Process) {
         if !is_inherited {
             continue;
         }
-        let is_shared = socket.descriptors.load(Ordering::Relaxed) > 1;
-        if is_shared {
-            // Its other holders go on reading what is in the ring.
-            keep_kernel(thread, socket, fd);
-        } else {
-            hand_over(thread, socket, fd);
+        if let Some(link) = begin_hand_over(thread, socket, fd) {
+            begun.push((socket, link, fd));
         }
+    }
+    let mut pauses_left = PAUSES_MAX;
+    for (socket, link, fd) in begun {
+        finish_hand_over(thread, socket, &link, fd, &mut pauses_left);
     }
 }
 

@@ -185,21 +185,30 @@ impl<'a> Segments<'a> {
         })
     }
 
-    /// All of it or, if there is a fault on the way, nothing: as Linux copies to and from its buffers.
+    /// Piece by piece, each of them all or, if there is a fault on the way, not at all: as Linux copies to and from its buffers.
     fn copy(&mut self, len: usize, mut copy: impl FnMut(IoVec, usize) -> usize) -> usize {
-        let before = (self.piece, self.offset, self.left);
+        const PIECE_LEN: usize = 16 << 10;
         let mut done = 0;
-        while done < len
-            && let Some(piece) = self.next(len - done)
-        {
-            let copied = copy(piece, done);
-            self.advance(copied);
-            done += copied;
-            if copied < piece.len {
-                self.has_faulted = true;
-                (self.piece, self.offset, self.left) = before;
-                return 0;
+        while done < len && !self.has_faulted {
+            let end = len.min(done + PIECE_LEN);
+            let before = (self.piece, self.offset, self.left);
+            let mut at = done;
+            while at < end
+                && let Some(piece) = self.next(end - at)
+            {
+                let copied = copy(piece, at);
+                self.advance(copied);
+                at += copied;
+                if copied < piece.len {
+                    self.has_faulted = true;
+                    (self.piece, self.offset, self.left) = before;
+                    return done;
+                }
             }
+            if at == done {
+                break;
+            }
+            done = at;
         }
         done
     }

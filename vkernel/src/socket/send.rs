@@ -2,6 +2,7 @@
 
 use crate::entry::Call;
 use crate::socket::connection::Link;
+use crate::socket::descriptors::{Entry, Table};
 use crate::socket::lifecycle::{self, Held};
 use crate::socket::segments::Segments;
 use crate::socket::wait::{self, Deadline, For, Outcome};
@@ -28,6 +29,13 @@ pub struct Target<'a> {
 impl Target<'_> {
     pub fn thread(&self) -> &'static Thread {
         self.call.thread
+    }
+
+    /// Whether the descriptor still is the socket's: another thread may have closed it, and Linux given the number out again.
+    pub fn is_current(&self) -> bool {
+        let process = self.call.thread.process();
+        process.has_had_one_thread()
+            || matches!(Table::of(process).get(self.fd), Entry::Socket(socket) if core::ptr::eq(socket, self.socket))
     }
 
     pub fn has(&self, flag: u32) -> bool {
@@ -80,6 +88,13 @@ pub fn send(target: &Target, segments: &mut Segments) -> Result {
     let mut done = 0;
     let mut deadline = None;
     loop {
+        if !target.is_current() {
+            return if done > 0 {
+                Ok(done)
+            } else {
+                Err(Errno::EBADF)
+            };
+        }
         let link = lifecycle::link(target.socket, target.fd);
         let step = match &link {
             Some(link) => to_ring(target, link, segments),

@@ -2,8 +2,10 @@
 
 use crate::entry::Call;
 use crate::socket::descriptors::{Entry, Table};
+use crate::socket::returning;
 use crate::syscall::net::option::set_nonblocking;
 use crate::syscall::table::forward;
+use pegasus_abi::clone::CLONE_FILES;
 use pegasus_abi::fcntl::{
     CLOSE_RANGE_CLOEXEC, CLOSE_RANGE_UNSHARE, F_DUPFD, F_DUPFD_CLOEXEC, F_SETFL, O_CLOEXEC,
     O_NONBLOCK,
@@ -24,6 +26,9 @@ pub fn close_range(call: &Call) -> Result {
     let [first, last, flags, ..] = call.args;
     let (first, last) = (first & 0xffff_ffff, last & 0xffff_ffff);
     let flags = flags & 0xffff_ffff;
+    if flags & CLOSE_RANGE_UNSHARE != 0 {
+        unshare_descriptors(call);
+    }
     let known = CLOSE_RANGE_CLOEXEC | CLOSE_RANGE_UNSHARE;
     if flags & !known != 0 || first > last || flags & CLOSE_RANGE_CLOEXEC != 0 {
         return forward(call);
@@ -33,6 +38,20 @@ pub fn close_range(call: &Call) -> Result {
         if (first..=last).contains(&fd) {
             table.clear(fd);
         }
+    }
+    forward(call)
+}
+
+/// A thread is about to have a table of Linux's to itself, of which the vkernel knows nothing.
+fn unshare_descriptors(call: &Call) {
+    if !call.thread.process().has_had_one_thread() {
+        returning::keep_all(call.thread);
+    }
+}
+
+pub fn unshare(call: &Call) -> Result {
+    if call.args[0] as u64 & CLONE_FILES != 0 {
+        unshare_descriptors(call);
     }
     forward(call)
 }

@@ -88,6 +88,7 @@ const ROWS: &[(usize, Support)] = &[
     (nr::IOCTL, Full(option::ioctl)),
     (nr::CLOSE, Full(descriptor::close)),
     (nr::CLOSE_RANGE, Full(descriptor::close_range)),
+    (nr::UNSHARE, Full(descriptor::unshare)),
     (nr::DUP, Full(descriptor::dup)),
     (nr::DUP2, Full(descriptor::dup2)),
     (nr::DUP3, Full(descriptor::dup2)),

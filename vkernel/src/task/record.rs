@@ -82,7 +82,8 @@ pub fn is_gone(index: u32) -> bool {
     pid > 0
         && record.container.load(Ordering::Relaxed) == process.container
         && record.namespace.load(Ordering::Relaxed) == process.namespace()
-        && pegasus_host::signal::kill(pid, 0) == Err(Errno::ESRCH)
+        && (pegasus_host::signal::kill(pid, 0) == Err(Errno::ESRCH)
+            || pegasus_host::process::is_dead_child(pid))
 }
 
 fn reset(record: &ProcessRecord, container: u32) {

@@ -2,14 +2,14 @@
 
 use crate::entry::Call;
 use crate::socket::connection::{Link, Source};
-use crate::socket::lifecycle;
+use crate::socket::{lifecycle, returning};
 use crate::syscall::net::{socket_of, target};
 use crate::syscall::table::forward;
 use crate::usermem::UserPtr;
 use core::sync::atomic::Ordering;
 use pegasus_abi::socket::{
     FIONBIO, FIONREAD, IPPROTO_TCP, SIOCOUTQ, SO_RCVLOWAT, SOL_SOCKET, TCP_CORK, TCP_INFO,
-    TCP_NODELAY,
+    TCP_NODELAY, TCP_ULP,
 };
 use pegasus_abi::{Errno, Result};
 use pegasus_contract::socket::{EndState, SocketRecord, socket_flags};
@@ -35,6 +35,11 @@ pub fn setsockopt(call: &Call) -> Result {
     let Some(socket) = socket_of(call, fd) else {
         return forward(call);
     };
+    if (level & 0xffff_ffff, option & 0xffff_ffff) == (IPPROTO_TCP, TCP_ULP) {
+        // From here on Linux changes the bytes.
+        returning::hand_over(call.thread, socket, fd & 0xffff_ffff);
+        return forward(call);
+    }
     if let Some(flag) = flag_of(level, option) {
         if (len as i32) < 4 {
             return Err(Errno::EINVAL);
