@@ -254,10 +254,19 @@ pub fn reset(socket: &'static SocketRecord, link: &Link, fd: usize) -> Errno {
 
 /// This end goes back to Linux's stream. The caller holds `send_claim`.
 pub fn return_mine(socket: &'static SocketRecord, link: &Link, fd: usize) {
-    let mine = link.mine();
-    if mine.returned.load(Ordering::Acquire) != 0 {
+    if link.mine().returned.load(Ordering::Acquire) != 0 {
         return;
     }
+    return_bytes(socket, link, fd);
+    if socket.flags.load(Ordering::Acquire) & socket_flags::WRITE_SHUT != 0 {
+        // So far only said in memory.
+        let _ = pegasus_host::socket::shut_down(fd, pegasus_abi::socket::SHUT_WR);
+    }
+}
+
+/// What this end has written and is not read in its ring stays there, or goes through Linux.
+fn return_bytes(socket: &'static SocketRecord, link: &Link, fd: usize) {
+    let mine = link.mine();
     let (ring, _) = link.outgoing();
     let takes_back = link.returning() == Returning::TakenBackFrom0 as u32 + (1 - link.side) as u32;
     if !takes_back {

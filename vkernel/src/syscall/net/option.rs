@@ -12,7 +12,8 @@ use pegasus_abi::socket::{
     TCP_NODELAY, TCP_ULP,
 };
 use pegasus_abi::{Errno, Result};
-use pegasus_contract::socket::{EndState, SocketRecord, socket_flags};
+use pegasus_contract::layout::BUFFER_LEN;
+use pegasus_contract::socket::{EndState, INLINE_LEN, SocketRecord, socket_flags};
 
 /// In place of a flag: SO_RCVLOWAT.
 const RECEIVE_LEAST: u32 = u32::MAX;
@@ -151,7 +152,14 @@ pub fn ioctl(call: &Call) -> Result {
     let count = if request == FIONREAD {
         readable(socket, &link, fd)
     } else {
-        link.outgoing().0.len()
+        // Linux counts what the peer's kernel has not acknowledged, not what its program has not read: the first half of a ring
+        // stands for that one's receive buffer.
+        let received_len = if link.outgoing().0.has_buffer() {
+            BUFFER_LEN / 2
+        } else {
+            INLINE_LEN
+        };
+        link.outgoing().0.len().saturating_sub(received_len)
     };
     UserPtr(at).write(&(count as u32))?;
     Ok(0)
