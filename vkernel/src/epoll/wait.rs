@@ -297,7 +297,7 @@ impl Wait<'_> {
                 self.collect();
                 let is_over =
                     self.given > 0 || self.deadline.is_none_or(|deadline| deadline.is_over());
-                is_over.then(|| Ok(self.given))
+                is_over.then_some(Ok(self.given))
             }
             Ok(len) => {
                 self.take_from_kernel(&events[..len]);

@@ -99,10 +99,11 @@ pub fn search(socket: &'static SocketRecord, fd: usize) -> Option<Link> {
     }
     match socket.state.load(Ordering::Acquire) {
         state if state == SocketState::Fresh as u32 => enter(socket, fd),
-        state if state == SocketState::Searching as u32 => {
-            if socket.tries.fetch_add(1, Ordering::Relaxed) > TRIES_MAX {
-                give_up(socket);
-            }
+        state
+            if state == SocketState::Searching as u32
+                && socket.tries.fetch_add(1, Ordering::Relaxed) > TRIES_MAX =>
+        {
+            give_up(socket);
         }
         _ => {}
     }

@@ -4,7 +4,7 @@ use crate::socket::connection::{Link, Source};
 use crate::socket::lifecycle::{self, Held};
 use crate::socket::segments::Segments;
 use crate::socket::send::{Target, reset, verdict};
-use crate::socket::wait::{self, Deadline, For};
+use crate::socket::wait::{self, Deadline, For, Wait};
 use crate::socket::wake;
 use crate::syscall::table::forward_as;
 use core::sync::atomic::{Ordering, fence};
@@ -113,22 +113,19 @@ fn wait_for_bytes(
         0
     };
     let is_ready = || link.is_some_and(|link| has_news(target, link, skip));
+    let wait = Wait {
+        thread: target.thread(),
+        socket: target.socket,
+        link,
+        fd: target.fd,
+        what: For::Bytes,
+    };
     let begin = wait::cycles();
-    let is_worth_a_look = link.is_some() && !target.thread().has_pending();
-    if is_worth_a_look && wait::look(target.thread(), is_ready) {
+    if wait.look(is_ready) {
         return None;
     }
     let deadline = *deadline.get_or_insert_with(|| target.deadline(SO_RCVTIMEO));
-    let outcome = wait::until(
-        target.thread(),
-        target.socket,
-        link,
-        target.fd,
-        For::Bytes,
-        deadline,
-        begin,
-        is_ready,
-    );
+    let outcome = wait.sleep_until(deadline, begin, is_ready);
     verdict(outcome, deadline, done)
 }
 

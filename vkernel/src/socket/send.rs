@@ -5,7 +5,7 @@ use crate::socket::connection::Link;
 use crate::socket::descriptors::{Entry, Table};
 use crate::socket::lifecycle::{self, Held};
 use crate::socket::segments::Segments;
-use crate::socket::wait::{self, Deadline, For, Outcome};
+use crate::socket::wait::{self, Deadline, For, Outcome, Wait};
 use crate::socket::wake;
 use crate::syscall::table::forward_as;
 use crate::task::Thread;
@@ -172,22 +172,19 @@ fn wait_for_room(
                 || target.has(socket_flags::KERNEL_ENDED | socket_flags::WRITE_SHUT)
         })
     };
+    let wait = Wait {
+        thread: target.thread(),
+        socket,
+        link,
+        fd: target.fd,
+        what: For::Room,
+    };
     let begin = wait::cycles();
-    let is_worth_a_look = link.is_some() && !target.thread().has_pending();
-    if is_worth_a_look && wait::look(target.thread(), is_ready) {
+    if wait.look(is_ready) {
         return None;
     }
     let deadline = *deadline.get_or_insert_with(|| target.deadline(SO_SNDTIMEO));
-    let outcome = wait::until(
-        target.thread(),
-        socket,
-        link,
-        target.fd,
-        For::Room,
-        deadline,
-        begin,
-        is_ready,
-    );
+    let outcome = wait.sleep_until(deadline, begin, is_ready);
     verdict(outcome, deadline, done)
 }
 

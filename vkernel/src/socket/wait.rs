@@ -172,88 +172,100 @@ pub enum For {
     Room,
 }
 
-/// Sleeps until `is_ready`, or until something makes it worth to look again. `link` is the connection as the caller knows it;
-/// the caller has looked ([`look`]) since `begin`.
-pub fn until(
-    thread: &Thread,
-    socket: &'static SocketRecord,
-    link: Option<&Link>,
-    fd: usize,
-    what: For,
-    deadline: Deadline,
-    begin: u64,
-    mut is_ready: impl FnMut() -> bool,
-) -> Outcome {
-    socket.sleepers.fetch_add(1, Ordering::SeqCst);
-    let outcome = if is_ready() || has_been_linked(socket, link) {
-        Outcome::Again
-    } else {
-        sleep(thread, socket, link, fd, what, deadline)
-    };
-    socket.sleepers.fetch_sub(1, Ordering::SeqCst);
-    if link.is_some() {
-        learn(thread, begin);
+/// A task's wait for a socket. `link` is the connection as the task knows it.
+pub struct Wait<'a> {
+    pub thread: &'static Thread,
+    pub socket: &'static SocketRecord,
+    pub link: Option<&'a Link>,
+    pub fd: usize,
+    pub what: For,
+}
+
+impl Wait<'_> {
+    /// Looks for as long as it seems worth while. Tells whether to try again at once.
+    pub fn look(&self, is_ready: impl FnMut() -> bool) -> bool {
+        self.link.is_some() && !self.thread.has_pending() && look(self.thread, is_ready)
     }
-    outcome
+
+    /// Sleeps until `is_ready`, or until something makes it worth to look again. The task has looked since `begin`.
+    pub fn sleep_until(
+        &self,
+        deadline: Deadline,
+        begin: u64,
+        mut is_ready: impl FnMut() -> bool,
+    ) -> Outcome {
+        let socket = self.socket;
+        socket.sleepers.fetch_add(1, Ordering::SeqCst);
+        let outcome = if is_ready() || has_been_linked(socket, self.link) {
+            Outcome::Again
+        } else {
+            self.sleep(deadline)
+        };
+        socket.sleepers.fetch_sub(1, Ordering::SeqCst);
+        if self.link.is_some() {
+            learn(self.thread, begin);
+        }
+        outcome
+    }
+
+    fn sleep(&self, deadline: Deadline) -> Outcome {
+        let Wait {
+            thread,
+            socket,
+            link,
+            fd,
+            what,
+        } = *self;
+        use pegasus_abi::poll::{POLLIN, POLLOUT};
+        const PAUSE_NS: i64 = 1_000_000;
+        const ROOM_PAUSE_NS: i64 = 10_000_000;
+        let left = deadline.left();
+        if left.is_some_and(|left| left.sec == 0 && left.nsec == 0) {
+            return Outcome::TimedOut;
+        }
+        // A writer of a ring waits for a wake-up byte. With data before it in Linux's stream, or nobody to send one, it can only
+        // look again soon; and from time to time in any case, for a shutdown(2) by a neighbour wakes nobody.
+        let wants_room = what == For::Room && link.is_some();
+        let is_deaf = wants_room && !absorb(thread, socket, link, fd);
+        let events = match (what, link) {
+            _ if is_deaf => 0,
+            (For::Room, None) => POLLOUT,
+            _ => POLLIN | POLLRDHUP,
+        };
+        let pause = if is_deaf { PAUSE_NS } else { ROOM_PAUSE_NS };
+        let cut = wants_room && left.is_none_or(|left| left.sec > 0 || left.nsec > pause);
+        let left = if cut {
+            Some(Timespec {
+                sec: 0,
+                nsec: pause,
+            })
+        } else {
+            left
+        };
+        let mut polled = [PollFd {
+            fd: fd as i32,
+            events: events as u16,
+            revents: 0,
+        }];
+        let done = poll(&mut polled, left);
+        let seen = u32::from(polled[0].revents);
+        if seen & POLLNVAL != 0 {
+            return Outcome::Closed;
+        }
+        if let Some(link) = link {
+            note_kernel_events(socket, link, fd, seen);
+        }
+        match done {
+            Ok(0) if !cut => Outcome::TimedOut,
+            Err(Errno::EINTR | Errno::ERESTARTSYS) => Outcome::Interrupted,
+            _ if thread.has_pending() => Outcome::Interrupted,
+            _ => Outcome::Again,
+        }
+    }
 }
 
 fn has_been_linked(socket: &SocketRecord, link: Option<&Link>) -> bool {
     link.is_none() && Link::of(socket).is_some()
-}
-
-fn sleep(
-    thread: &Thread,
-    socket: &'static SocketRecord,
-    link: Option<&Link>,
-    fd: usize,
-    what: For,
-    deadline: Deadline,
-) -> Outcome {
-    use pegasus_abi::poll::{POLLIN, POLLOUT};
-    const PAUSE_NS: i64 = 1_000_000;
-    const ROOM_PAUSE_NS: i64 = 10_000_000;
-    let left = deadline.left();
-    if left.is_some_and(|left| left.sec == 0 && left.nsec == 0) {
-        return Outcome::TimedOut;
-    }
-    // A writer of a ring waits for a wake-up byte. With data before it in Linux's stream, or nobody to send one, it can only
-    // look again soon; and from time to time in any case, for a shutdown(2) by a neighbour wakes nobody.
-    let wants_room = what == For::Room && link.is_some();
-    let is_deaf = wants_room && !absorb(thread, socket, link, fd);
-    let events = match (what, link) {
-        _ if is_deaf => 0,
-        (For::Room, None) => POLLOUT,
-        _ => POLLIN | POLLRDHUP,
-    };
-    let pause = if is_deaf { PAUSE_NS } else { ROOM_PAUSE_NS };
-    let cut = wants_room && left.is_none_or(|left| left.sec > 0 || left.nsec > pause);
-    let left = if cut {
-        Some(Timespec {
-            sec: 0,
-            nsec: pause,
-        })
-    } else {
-        left
-    };
-    let mut polled = [PollFd {
-        fd: fd as i32,
-        events: events as u16,
-        revents: 0,
-    }];
-    let done = poll(&mut polled, left);
-    let seen = u32::from(polled[0].revents);
-    if seen & POLLNVAL != 0 {
-        return Outcome::Closed;
-    }
-    if let Some(link) = link {
-        note_kernel_events(socket, link, fd, seen);
-    }
-    match done {
-        Ok(0) if !cut => Outcome::TimedOut,
-        Err(Errno::EINTR | Errno::ERESTARTSYS) => Outcome::Interrupted,
-        _ if thread.has_pending() => Outcome::Interrupted,
-        _ => Outcome::Again,
-    }
 }
 
 /// Takes wake-up bytes that may be there. Tells whether more of them would be noticed: not while data lies before them.

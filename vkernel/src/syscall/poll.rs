@@ -349,11 +349,11 @@ impl Sets {
     /// Writes the sets of what is ready; gives how many bits are set.
     fn write(&self, fds: &[PollFd]) -> Result {
         let mut count = 0;
-        for set in 0..3 {
+        for (set, counted) in SELECT_ASKED.into_iter().enumerate() {
             let mut words = alloc::vec![0u64; self.words[set].len()];
             for poll in fds {
                 let fd = poll.fd as usize;
-                if self.has(set, fd) && u32::from(poll.revents) & SELECT_ASKED[set] != 0 {
+                if self.has(set, fd) && u32::from(poll.revents) & counted != 0 {
                     words[fd / 64] |= 1 << (fd % 64);
                     count += 1;
                 }
