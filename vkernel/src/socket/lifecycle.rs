@@ -240,11 +240,14 @@ pub fn close(socket: &'static SocketRecord, fd: Option<usize>, holder: u32) {
 /// Says how this end closes, and leaves nothing in Linux's stream that would make it a reset.
 fn end_connection(socket: &'static SocketRecord, link: &Link, fd: usize) -> EndState {
     let received = socket.kernel_received.load(Ordering::Relaxed);
-    let has_unread = match link.source(received) {
-        Source::Ring => !link.incoming().0.is_empty(),
-        // Linux sees for itself what is unread there.
-        Source::Kernel(_) | Source::KernelAgain { .. } => !link.incoming().0.is_empty(),
-    };
+    let in_ring = !link.incoming().0.is_empty();
+    let has_unread = in_ring
+        || match link.source(received) {
+            Source::Ring => false,
+            Source::Kernel(_) => pegasus_host::socket::receivable(fd).is_ok_and(|len| len > 0),
+            // Linux sees for itself what is unread there.
+            Source::KernelAgain { .. } => false,
+        };
     if has_unread {
         pegasus_host::socket::reset_at_close(fd);
     }
