@@ -410,7 +410,8 @@ static void cloexec_client(void)
 {
     int64_t begin = now_ms();
     meet();
-    note("closed: %s, at once %d", ready_with(FD, POLLRDHUP), now_ms() - begin < 3000);
+    const char *closed = ready_with(FD, POLLRDHUP);
+    note("closed: %s, at once %d", closed, now_ms() - begin < 3000);
     note("write: %s", outcome(send(FD, "x", 1, MSG_NOSIGNAL)));
 }
 

@@ -243,7 +243,7 @@ fn hundred_thousand(context: &Context) -> Result<()> {
 }
 
 fn soak_seconds() -> &'static str {
-    if is_ci() { "20" } else { "6" }
+    if is_ci() { "20" } else { "4" }
 }
 
 fn soak(context: &Context) -> Result<()> {
