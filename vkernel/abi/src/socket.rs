@@ -8,6 +8,7 @@ pub const SOCK_NONBLOCK: usize = 0o4000;
 pub const IPPROTO_TCP: usize = 6;
 
 pub const SOL_SOCKET: usize = 1;
+pub const SO_ERROR: usize = 4;
 pub const SO_LINGER: usize = 13;
 pub const SO_RCVLOWAT: usize = 18;
 pub const SO_RCVTIMEO: usize = 20;

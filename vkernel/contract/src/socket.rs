@@ -71,6 +71,10 @@ pub mod socket_flags {
     pub const KEEP_KERNEL: u32 = 256;
     /// Its own side of the connection has gone over to the rings.
     pub const ADOPTED: u32 = 512;
+    /// A reset has been told to the program.
+    pub const RESET_TOLD: u32 = 16;
+    /// The peer was killed with bytes of this end unread: a reset, though Linux may say otherwise.
+    pub const PEER_RESET: u32 = 32;
     /// Has had a connection, and is Linux's alone again.
     pub const RETIRED: u32 = 1024;
     /// Listens.
@@ -171,6 +175,8 @@ pub enum EndState {
     Closed = 2,
     /// Is closed with data unread.
     Reset = 3,
+    /// The same, after it had finished.
+    ResetAfterEnd = 4,
 }
 
 /// Whether, and how, a connection goes back to Linux.

@@ -100,6 +100,17 @@ impl Link {
         self.their_end() >= EndState::Closed as u32
     }
 
+    /// Whether the peer has not read all that this end has sent.
+    pub fn has_unread_at_peer(&self) -> bool {
+        let sent = self.mine().switched.load(Ordering::Relaxed);
+        let peer = SocketRecord::at(self.theirs().socket.load(Ordering::Relaxed));
+        let is_known = self.theirs().released.load(Ordering::SeqCst) == 0;
+        let received = peer.map_or(u64::MAX, |peer| {
+            peer.kernel_received.load(Ordering::Relaxed)
+        });
+        !self.outgoing().0.is_empty() || is_known && received < sent.saturating_sub(1)
+    }
+
     /// Where the next byte to be received is. `received` is what this end has received through Linux.
     pub fn source(&self, received: u64) -> Source {
         let theirs = self.theirs();

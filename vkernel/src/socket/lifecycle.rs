@@ -202,8 +202,11 @@ pub fn retire_if_done(socket: &'static SocketRecord, link: &Link, fd: usize) -> 
     // A wake-up byte that the peer had not taken makes Linux's end of it a reset; for the program it is one only if there
     // were bytes of its own that were not read.
     let was_killed = kernel_ended && their_end == EndState::Open as u32;
-    let has_read_all = was_killed && link.outgoing().0.is_empty();
-    if their_end == EndState::Closed as u32 || has_read_all {
+    if was_killed && link.has_unread_at_peer() {
+        set |= socket_flags::PEER_RESET;
+    }
+    let is_told_here = [EndState::Closed as u32, EndState::ResetAfterEnd as u32];
+    if is_told_here.contains(&their_end) || was_killed {
         set |= socket_flags::AT_END;
     }
     let least = socket.receive_least.load(Ordering::Relaxed);
@@ -227,6 +230,11 @@ pub fn close(socket: &'static SocketRecord, fd: Option<usize>, holder: u32) {
             _ => EndState::Open,
         };
         if end != EndState::Open {
+            let before = link.mine().ended.load(Ordering::SeqCst);
+            let end = match end {
+                EndState::Reset if before == EndState::Finished as u32 => EndState::ResetAfterEnd,
+                end => end,
+            };
             link.mine().ended.store(end as u32, Ordering::SeqCst);
             wake::peer_sets(&link);
         }

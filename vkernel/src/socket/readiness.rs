@@ -58,8 +58,15 @@ pub fn events(
         events |= WRITABLE;
     }
     let reset = EndState::Reset as u32;
-    if their_end == reset || link.mine().ended.load(Ordering::Relaxed) == reset {
-        events |= POLLERR | POLLHUP | READABLE;
+    let was_killed = kernel_ended && their_end == EndState::Open as u32;
+    if was_killed && link.has_unread_at_peer()
+        || their_end >= reset
+        || link.mine().ended.load(Ordering::Relaxed) >= reset
+    {
+        events |= POLLHUP | READABLE;
+        if flags & socket_flags::RESET_TOLD == 0 {
+            events |= POLLERR;
+        }
     }
     Some(events)
 }
@@ -71,7 +78,12 @@ fn events_at_end(flags: u32) -> Option<u32> {
     } else {
         0
     };
-    (flags & socket_flags::AT_END != 0).then_some(READABLE | WRITABLE | POLLRDHUP | hang_up)
+    let reset = if flags & socket_flags::PEER_RESET != 0 {
+        POLLERR | POLLHUP
+    } else {
+        0
+    };
+    (flags & socket_flags::AT_END != 0).then_some(READABLE | WRITABLE | POLLRDHUP | hang_up | reset)
 }
 
 fn ring_events(socket: &SocketRecord, link: &Link) -> u32 {

@@ -140,14 +140,19 @@ fn has_news(target: &Target, link: &Link, skip: usize) -> bool {
 
 /// From time to time a call that finds nothing asks Linux whether the peer has been killed. Tells whether to look again.
 fn look_at_kernel(target: &Target, link: &Link) -> bool {
-    let looked_at = &target.socket.looked_at;
+    look_now_and_then(target.socket, link, target.fd)
+}
+
+/// Asks Linux whether the peer has been killed, if nobody has for some time. Tells whether that is news.
+pub fn look_now_and_then(socket: &SocketRecord, link: &Link, fd: usize) -> bool {
+    let looked_at = &socket.looked_at;
     let now = wait::cycles();
     if now.wrapping_sub(looked_at.load(Ordering::Relaxed)) < LOOK_AT_KERNEL_CYCLES {
         return false;
     }
     looked_at.store(now, Ordering::Relaxed);
-    let seen = pegasus_host::socket::poll_now(target.fd, POLLIN | POLLRDHUP);
-    note_kernel_events(target.socket, link, target.fd, seen)
+    let seen = pegasus_host::socket::poll_now(fd, POLLIN | POLLRDHUP);
+    note_kernel_events(socket, link, fd, seen)
 }
 
 /// Notes what Linux says of the socket. Tells whether the peer's end is news.
@@ -173,7 +178,11 @@ fn from_link(target: &Target, link: &Link, segments: &mut Segments) -> Step {
     let socket = target.socket;
     let held = lifecycle::take_shared(socket, &socket.receive_claim, target.thread());
     if target.has(socket_flags::AT_END) {
-        return Step::End;
+        return if take_peer_reset(socket) {
+            Step::Failed(Errno::ECONNRESET)
+        } else {
+            Step::End
+        };
     }
     if target.has(socket_flags::RETIRED) {
         return Step::Other;
@@ -193,6 +202,12 @@ fn from_link(target: &Target, link: &Link, segments: &mut Segments) -> Step {
         }
         Source::Ring => from_ring(target, link, segments, held),
     }
+}
+
+/// Whether a reset is still to be told, which it is once.
+pub fn take_peer_reset(socket: &SocketRecord) -> bool {
+    let reset = socket_flags::PEER_RESET;
+    socket.flags.fetch_and(!reset, Ordering::SeqCst) & reset != 0
 }
 
 fn from_ring(target: &Target, link: &Link, segments: &mut Segments, held: Held) -> Step {

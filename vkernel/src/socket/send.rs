@@ -4,6 +4,7 @@ use crate::entry::Call;
 use crate::socket::connection::Link;
 use crate::socket::descriptors::{Entry, Table};
 use crate::socket::lifecycle::{self, Held};
+use crate::socket::receive::take_peer_reset;
 use crate::socket::segments::Segments;
 use crate::socket::wait::{self, Deadline, For, Outcome, Wait};
 use crate::socket::wake;
@@ -195,6 +196,9 @@ fn to_ring(target: &Target, link: &Link, segments: &mut Segments) -> Step {
         return Step::Broken;
     }
     if target.has(socket_flags::AT_END) {
+        if take_peer_reset(socket) {
+            return Step::Failed(Errno::ECONNRESET);
+        }
         return match to_kernel_holding(target, segments, &held) {
             // For Linux it was reset, for the program its peer has only closed.
             Step::Failed(Errno::ECONNRESET) => Step::Broken,

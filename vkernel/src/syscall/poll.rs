@@ -4,7 +4,7 @@ use crate::entry::Call;
 use crate::signal::KEPT;
 use crate::socket::connection::Link;
 use crate::socket::descriptors::{Entry, Table};
-use crate::socket::receive::note_kernel_events;
+use crate::socket::receive::{look_now_and_then, note_kernel_events};
 use crate::socket::wait::{self, Deadline};
 use crate::socket::{lifecycle, readiness, wake};
 use crate::syscall::table::{forward, forward_as};
@@ -220,6 +220,7 @@ fn events_of(thread: &'static Thread, one: &Known, poll: &PollFd) -> Option<u32>
     match one.what {
         What::Socket(socket) => {
             let link = lifecycle::link(socket, fd)?;
+            look_now_and_then(socket, &link, fd);
             let wants_room = wanted & (POLLOUT | POLLWRNORM) != 0;
             let events = readiness::events(thread, socket, &link, fd, wants_room)?;
             Some(events & (wanted | POLLERR | POLLHUP))

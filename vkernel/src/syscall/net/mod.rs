@@ -45,8 +45,9 @@ fn target<'a>(call: &'a Call, fd: usize, flags: usize) -> Option<(Target<'a>, Pi
     let socket = socket_of(call, fd)?;
     let pin = Pin::new(call.thread, socket);
     if socket.state.load(Ordering::Acquire) == SocketState::Kernel as u32 {
-        // Nothing depends on its descriptor any more, but a membership in an epoll set.
-        if socket.items.load(Ordering::Relaxed) == 0 {
+        // Nothing depends on its descriptor any more, but a membership in an epoll set, or another thread's call.
+        let is_unused = socket.items.load(Ordering::Relaxed) == 0;
+        if is_unused && call.thread.process().has_had_one_thread() {
             Table::of(call.thread.process()).clear(fd);
         }
         return None;

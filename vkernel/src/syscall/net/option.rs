@@ -8,8 +8,8 @@ use crate::syscall::table::forward;
 use crate::usermem::UserPtr;
 use core::sync::atomic::Ordering;
 use pegasus_abi::socket::{
-    FIONBIO, FIONREAD, IPPROTO_TCP, SIOCOUTQ, SO_RCVLOWAT, SOL_SOCKET, TCP_CORK, TCP_INFO,
-    TCP_NODELAY, TCP_ULP,
+    FIONBIO, FIONREAD, IPPROTO_TCP, SIOCOUTQ, SO_ERROR, SO_RCVLOWAT, SOL_SOCKET, TCP_CORK,
+    TCP_INFO, TCP_NODELAY, TCP_ULP,
 };
 use pegasus_abi::{Errno, Result};
 use pegasus_contract::layout::BUFFER_LEN;
@@ -78,6 +78,17 @@ pub fn getsockopt(call: &Call) -> Result {
     if (level & 0xffff_ffff, option & 0xffff_ffff) == (IPPROTO_TCP, TCP_INFO) {
         return tcp_info(call);
     }
+    if (level & 0xffff_ffff, option & 0xffff_ffff) == (SOL_SOCKET, SO_ERROR) {
+        let done = forward(call)?;
+        if let Some(socket) = socket_of(call, fd)
+            && UserPtr(value_at).read::<u32>()? != 0
+        {
+            socket
+                .flags
+                .fetch_or(socket_flags::RESET_TOLD, Ordering::Relaxed);
+        }
+        return Ok(done);
+    }
     let is_least = (level & 0xffff_ffff, option & 0xffff_ffff) == (SOL_SOCKET, SO_RCVLOWAT);
     let flag = flag_of(level, option).or(is_least.then_some(RECEIVE_LEAST));
     let (Some(socket), Some(flag)) = (socket_of(call, fd), flag) else {
@@ -116,7 +127,7 @@ fn tcp_info(call: &Call) -> Result {
     let is_finished = target.has(socket_flags::WRITE_SHUT);
     let their_end = link.their_end();
     let peer_finished = their_end != EndState::Open as u32;
-    let is_reset = their_end == EndState::Reset as u32;
+    let is_reset = their_end >= EndState::Reset as u32;
     let state = match (is_finished || is_reset, peer_finished) {
         (false, false) => return Ok(done),
         (true, false) => FIN_WAIT2,
