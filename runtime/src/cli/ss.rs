@@ -149,7 +149,7 @@ fn end_answer(instance: &Instance, point: &Point) -> EndAnswer {
             Some(EndState::Open) => "open",
             Some(EndState::Finished) => "finished",
             Some(EndState::Closed) => "closed",
-            Some(EndState::Reset) => "reset",
+            Some(EndState::Reset | EndState::ResetAfterEnd) => "reset",
             None => "unknown",
         }),
         switched: point.end.switched,

@@ -244,6 +244,7 @@ fn end(record: &EndRecord, ring: &Ring) -> End {
         EndState::Finished,
         EndState::Closed,
         EndState::Reset,
+        EndState::ResetAfterEnd,
     ];
     End {
         socket: u32_of(&record.socket),

@@ -125,7 +125,8 @@ impl Link {
             return LinkState::Unknown;
         };
         match (local, remote) {
-            (EndState::Reset, _) | (_, EndState::Reset) => LinkState::Reset,
+            (EndState::Reset | EndState::ResetAfterEnd, _)
+            | (_, EndState::Reset | EndState::ResetAfterEnd) => LinkState::Reset,
             (EndState::Open, EndState::Open) if self.returning => LinkState::Returning,
             (EndState::Open, EndState::Open) => LinkState::Established,
             (EndState::Open, _) => LinkState::CloseWait,
@@ -211,6 +212,7 @@ mod tests {
         assert_eq!(state(1, 0), "FIN-WAIT-2");
         assert_eq!(state(1, 2), "TIME-WAIT");
         assert_eq!(state(0, 3), "RESET");
-        assert_eq!(state(0, 4), "UNKNOWN");
+        assert_eq!(state(0, 4), "RESET");
+        assert_eq!(state(0, 5), "UNKNOWN");
     }
 }

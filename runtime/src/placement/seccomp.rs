@@ -50,12 +50,44 @@ const NEEDS: [Need; 15] = [
     need("pread64"),
 ];
 
+/// What it calls besides where there are TCP sockets.
+const NEEDS_OF_SOCKETS: [Need; 18] = [
+    need("ppoll"),
+    need("poll"),
+    need("epoll_ctl"),
+    need("epoll_wait"),
+    need("epoll_pwait"),
+    need("sendto"),
+    need("sendmsg"),
+    need("recvfrom"),
+    need("recvmsg"),
+    need("shutdown"),
+    need("getsockname"),
+    need("getpeername"),
+    need("getsockopt"),
+    need("setsockopt"),
+    need("sched_yield"),
+    need("sched_getaffinity"),
+    need("nanosleep"),
+    need("clock_gettime"),
+];
+
 /// The first call that the policy does not certainly allow.
 pub fn first_forbidden(policy: &LinuxSeccomp) -> Option<&'static str> {
+    let has_sockets = may_be_allowed(policy, "socket");
+    let of_sockets = NEEDS_OF_SOCKETS.iter().filter(|_| has_sockets);
     NEEDS
         .iter()
+        .chain(of_sockets)
         .find(|need| !is_allowed(policy, need))
         .map(|need| need.name)
+}
+
+/// Whether the policy allows the call with some arguments.
+fn may_be_allowed(policy: &LinuxSeccomp, call: &str) -> bool {
+    let rules = policy.syscalls().iter().flatten();
+    let mut rules = rules.filter(|rule| rule.names().iter().any(|name| name == call));
+    rules.any(|rule| lets_pass(rule.action())) || lets_pass(policy.default_action())
 }
 
 /// Whether the policy certainly allows the call, whatever its arguments.
@@ -147,6 +179,24 @@ mod tests {
                 first_forbidden(&allowing(&all_but(need.name), "")),
                 Some(need.name)
             );
+        }
+    }
+
+    #[test]
+    fn sockets_need_more() {
+        let with_sockets = |but: &str| {
+            let names: Vec<&str> = NEEDS
+                .iter()
+                .chain(&NEEDS_OF_SOCKETS)
+                .map(|need| need.name)
+                .filter(|name| *name != but)
+                .chain(["socket"])
+                .collect();
+            allowing(&names, "")
+        };
+        assert_eq!(first_forbidden(&with_sockets("")), None);
+        for need in &NEEDS_OF_SOCKETS {
+            assert_eq!(first_forbidden(&with_sockets(need.name)), Some(need.name));
         }
     }
 

@@ -37,6 +37,8 @@ struct Wait<'a> {
     /// Only counted once it matters.
     deadline: Option<Deadline>,
     is_immediate: bool,
+    /// The timeout is finer than milliseconds.
+    is_fine: bool,
     mask: Option<&'a SigSet>,
     given: usize,
     /// The item behind each event given: one is not given twice.
@@ -69,6 +71,7 @@ pub fn epoll_wait(
         timeout,
         deadline: None,
         is_immediate: timeout.is_some_and(|timeout| timeout.sec == 0 && timeout.nsec == 0),
+        is_fine: call.nr == nr::EPOLL_PWAIT2,
         mask,
         given: 0,
         items: [NO_ITEM; BATCH_MAX],
@@ -317,7 +320,13 @@ impl Wait<'_> {
     }
 
     fn wait_in_kernel(&self, events: &mut [EpollEvent], left: Option<Timespec>) -> Result {
-        let timeout = left.as_ref().map_or(0, |left| &raw const *left as usize);
+        // The program's own call where it can be: a policy may know epoll_pwait2(2) only if the program does.
+        let (nr, timeout) = if self.is_fine {
+            let at = left.as_ref().map_or(0, |left| &raw const *left as usize);
+            (nr::EPOLL_PWAIT2, at)
+        } else {
+            (nr::EPOLL_PWAIT, left.map_or(usize::MAX, milliseconds_up))
+        };
         let mask = self.mask.map(|mask| mask & !KEPT);
         let mask_at = mask.as_ref().map_or(0, |mask| &raw const *mask as usize);
         let args = [
@@ -328,8 +337,14 @@ impl Wait<'_> {
             mask_at,
             size_of::<SigSet>(),
         ];
-        forward_as(nr::EPOLL_PWAIT2, &args)
+        forward_as(nr, &args)
     }
+}
+
+/// Not to come back before the time.
+fn milliseconds_up(time: Timespec) -> usize {
+    let ms = time.sec.saturating_mul(1000) + (time.nsec + 999_999) / 1_000_000;
+    ms.clamp(0, i64::from(i32::MAX)) as usize
 }
 
 fn socket_of(item: &ItemRecord) -> Option<&'static SocketRecord> {
