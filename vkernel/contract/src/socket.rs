@@ -77,6 +77,8 @@ pub mod socket_flags {
     pub const PEER_RESET: u32 = 32;
     /// Has had a connection, and is Linux's alone again.
     pub const RETIRED: u32 = 1024;
+    /// Has written to a peer that is gone: the first write is lost in silence.
+    pub const WRITTEN_AFTER_END: u32 = 16384;
     /// Listens.
     pub const LISTENING: u32 = 8192;
     /// The program has set TCP_NODELAY, or TCP_CORK, itself.
@@ -158,7 +160,8 @@ pub struct EndRecord {
     /// Index of its socket.
     pub socket: AtomicU32,
     pub container: AtomicU32,
-    pub _pad0: [u64; 1],
+    /// Bytes this end had received through Linux when it let go.
+    pub kernel_received: AtomicU64,
     /// How many of this end's tasks are waking the peer right now. On a cache line of its own: it changes with each message.
     pub notifying: AtomicU32,
     pub _pad1: [u32; 15],

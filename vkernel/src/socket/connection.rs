@@ -103,12 +103,14 @@ impl Link {
     /// Whether the peer has not read all that this end has sent.
     pub fn has_unread_at_peer(&self) -> bool {
         let sent = self.mine().switched.load(Ordering::Relaxed);
-        let peer = SocketRecord::at(self.theirs().socket.load(Ordering::Relaxed));
-        let is_known = self.theirs().released.load(Ordering::SeqCst) == 0;
-        let received = peer.map_or(u64::MAX, |peer| {
-            peer.kernel_received.load(Ordering::Relaxed)
-        });
-        !self.outgoing().0.is_empty() || is_known && received < sent.saturating_sub(1)
+        let theirs = self.theirs();
+        let peer = SocketRecord::at(theirs.socket.load(Ordering::Relaxed));
+        let received = match peer {
+            Some(peer) if theirs.released.load(Ordering::SeqCst) == 0 => &peer.kernel_received,
+            _ => &theirs.kernel_received,
+        };
+        let received = received.load(Ordering::Relaxed);
+        !self.outgoing().0.is_empty() || received < sent.saturating_sub(1)
     }
 
     /// Where the next byte to be received is. `received` is what this end has received through Linux.

@@ -298,6 +298,10 @@ fn free(socket: &'static SocketRecord, holder: u32) {
     }
     let mut is_certain = true;
     if let Some(link) = Link::of(socket) {
+        let received = socket.kernel_received.load(Ordering::Relaxed);
+        link.mine()
+            .kernel_received
+            .store(received, Ordering::Relaxed);
         link.mine().released.store(1, Ordering::SeqCst);
         is_certain = wake::wait_until_unnoticed(&link);
         epoll::set::forget_socket(socket, is_certain, holder);

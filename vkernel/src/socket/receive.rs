@@ -207,7 +207,13 @@ fn from_link(target: &Target, link: &Link, segments: &mut Segments) -> Step {
 /// Whether a reset is still to be told, which it is once.
 pub fn take_peer_reset(socket: &SocketRecord) -> bool {
     let reset = socket_flags::PEER_RESET;
-    socket.flags.fetch_and(!reset, Ordering::SeqCst) & reset != 0
+    let is_told = socket.flags.fetch_and(!reset, Ordering::SeqCst) & reset != 0;
+    if is_told {
+        // Nor is a write taken any more.
+        let written = socket_flags::WRITTEN_AFTER_END;
+        socket.flags.fetch_or(written, Ordering::SeqCst);
+    }
+    is_told
 }
 
 fn from_ring(target: &Target, link: &Link, segments: &mut Segments, held: Held) -> Step {

@@ -4,7 +4,7 @@ use crate::entry::Call;
 use crate::socket::connection::Link;
 use crate::socket::descriptors::{Entry, Table};
 use crate::socket::lifecycle::{self, Held};
-use crate::socket::receive::take_peer_reset;
+use crate::socket::receive::{look_now_and_then, take_peer_reset};
 use crate::socket::segments::Segments;
 use crate::socket::wait::{self, Deadline, For, Outcome, Wait};
 use crate::socket::wake;
@@ -199,9 +199,13 @@ fn to_ring(target: &Target, link: &Link, segments: &mut Segments) -> Step {
         if take_peer_reset(socket) {
             return Step::Failed(Errno::ECONNRESET);
         }
-        return match to_kernel_holding(target, segments, &held) {
+        let quiet = Target {
+            flags: target.flags | MSG_NOSIGNAL,
+            ..*target
+        };
+        return match to_kernel_holding(&quiet, segments, &held) {
             // For Linux it was reset, for the program its peer has only closed.
-            Step::Failed(Errno::ECONNRESET) => Step::Broken,
+            Step::Failed(Errno::ECONNRESET | Errno::EPIPE) => after_end(target, segments),
             Step::Moved(len) => {
                 // What comes now Linux says right: the answer to this is a reset.
                 socket
@@ -219,6 +223,8 @@ fn to_ring(target: &Target, link: &Link, segments: &mut Segments) -> Step {
         return_mine(target.socket, link, target.fd);
         return to_kernel_holding(target, segments, &held);
     }
+    // A writer that never reads would not learn that its peer has been killed.
+    look_now_and_then(socket, link, target.fd);
     if link.they_are_closed() || target.has(socket_flags::KERNEL_ENDED) {
         // Linux answers such a write with a reset, and the next one with EPIPE.
         return to_kernel_holding(target, segments, &held);
@@ -236,6 +242,20 @@ fn to_ring(target: &Target, link: &Link, segments: &mut Segments) -> Step {
             Step::Failed(reset(target.socket, link, target.fd))
         }
     }
+}
+
+/// A write to a peer that has closed: the first one is taken, and answered with a reset that nobody looks for.
+fn after_end(target: &Target, segments: &mut Segments) -> Step {
+    let written = socket_flags::WRITTEN_AFTER_END;
+    let before = target.socket.flags.fetch_or(written, Ordering::SeqCst);
+    let was_reset = Link::of(target.socket)
+        .is_some_and(|link| link.their_end() == EndState::ResetAfterEnd as u32);
+    if before & written != 0 || was_reset {
+        return Step::Broken;
+    }
+    let len = segments.left();
+    segments.advance_across(len);
+    Step::Moved(len)
 }
 
 /// The connection's memory says what cannot be: it ends with a reset.
