@@ -13,7 +13,8 @@ use crate::usermem::UserPtr;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use pegasus_abi::poll::{
-    POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, POLLRDHUP, POLLRDNORM, POLLWRNORM, PollFd, Timespec,
+    POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, POLLPRI, POLLRDHUP, POLLRDNORM, POLLWRNORM,
+    PollFd, Timespec,
 };
 use pegasus_abi::signal::SigSet;
 use pegasus_abi::{Errno, Result, nr};
@@ -240,7 +241,7 @@ fn merge(thread: &'static Thread, fds: &mut [PollFd], asked: &[PollFd], known: &
         let one = next.next_if(|one| one.at == at);
         poll.revents = match one.and_then(|one| events_of(thread, one, poll)) {
             Some(events) => events as u16,
-            None => asked.revents & (asked.events | (POLLERR | POLLHUP | 0x20) as u16),
+            None => asked.revents & (asked.events | (POLLERR | POLLHUP | POLLNVAL) as u16),
         };
     }
     fds.iter().filter(|poll| poll.revents != 0).count()
@@ -429,7 +430,10 @@ fn select_fds(
             UserPtr(left_at).write(&left.map(|part| part as u64))?;
         }
         done?;
-        if fds.iter().any(|poll| poll.revents & 0x20 != 0) {
+        if fds
+            .iter()
+            .any(|poll| u32::from(poll.revents) & POLLNVAL != 0)
+        {
             return Err(Errno::EBADF);
         }
         sets.write(&fds)
