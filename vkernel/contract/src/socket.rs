@@ -11,7 +11,7 @@ use crate::layout::{
     SETS_MAX, SOCKET_LEN, SOCKETS_MAX,
 };
 use core::sync::atomic::{AtomicU32, AtomicU64};
-use pegasus_sync::{Claim, Ring};
+use pegasus_sync::{Bell, Claim, Link, Queue, Ring};
 
 /// The free list of a pool, and how much of it has ever been used.
 #[repr(C, align(64))]
@@ -100,8 +100,6 @@ pub struct SocketRecord {
     pub flags: AtomicU32,
     /// Descriptors, in all processes.
     pub descriptors: AtomicU32,
-    /// Calls that are using the record.
-    pub pins: AtomicU32,
     /// Which end of the connection: 0 the connecting one, 1 the accepting one.
     pub side: AtomicU32,
     pub container: AtomicU32,
@@ -110,9 +108,11 @@ pub struct SocketRecord {
     /// SO_RCVLOWAT.
     pub receive_least: AtomicU32,
     /// Tasks asleep in Linux's poll on this socket. So far what the peer reads: it shall not change with each message.
-    pub sleepers: AtomicU32,
+    pub bell: Bell,
     pub next_free: AtomicU32,
-    pub _pad0: [u64; 2],
+    pub _pad0: [u32; 3],
+    /// Calls that are using the record.
+    pub pins: AtomicU32,
     /// Guards this end's producer and its `kernel_sent`.
     pub send_claim: Claim,
     /// Guards this end's consumer and its `kernel_received`.
@@ -135,14 +135,13 @@ pub struct SocketRecord {
     pub remote_port: AtomicU32,
     /// Hash of the connection, the same at both ends.
     pub hash: AtomicU64,
-    pub _pad: [u64; 4],
+    pub _pad: [u64; 3],
 }
 
 /// One end's part in a connection: written by its tasks, but for what says otherwise.
 #[repr(C, align(64))]
 pub struct EndRecord {
-    /// A wake-up byte for this end's sleepers has been sent and not been taken yet. Set by the peer.
-    pub kick_pending: AtomicU32,
+    pub _pad0: u32,
     /// This end waits for room to write.
     pub wants_room: AtomicU32,
     /// Wake-up bytes that this end has sent, and taken.
@@ -231,10 +230,8 @@ pub enum ItemUse {
 pub struct ItemRecord {
     /// 1 while it is a member. An item that is not, but still queued, is freed by who takes it from the queue.
     pub member: AtomicU32,
-    /// 1 while in its set's queue.
-    pub queued: AtomicU32,
-    /// Next in the queue: index + 1.
-    pub next_queued: AtomicU32,
+    /// Its place in its set's queue.
+    pub link: Link,
     /// Next item of the same socket: index + 1.
     pub next_of_socket: AtomicU32,
     /// Next item of the same set: index + 1.
@@ -257,8 +254,8 @@ pub struct ItemRecord {
 /// An open file description of an epoll set that has sockets in it.
 #[repr(C, align(64))]
 pub struct SetRecord {
-    /// Items that may be ready, last one first: index + 1 below a count of changes.
-    pub queue: AtomicU64,
+    /// Items that may be ready.
+    pub queue: Queue,
     /// Tasks asleep in Linux's epoll_wait on this set.
     pub sleepers: AtomicU32,
     pub _pad0: u32,

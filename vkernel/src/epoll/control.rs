@@ -191,7 +191,7 @@ fn add_item(
     item.socket.store(number, Ordering::Relaxed);
     item.fd.store(request.fd as u32, Ordering::Relaxed);
     item.converted.store(0, Ordering::Relaxed);
-    item.queued.store(0, Ordering::Relaxed);
+    item.link.reset();
     store_request(item, event);
     let link = socket.and_then(|socket| {
         let link = lifecycle::link(socket, request.fd)?;

@@ -6,8 +6,7 @@ use crate::socket::wake::items_of;
 use crate::task::Thread;
 use core::sync::atomic::{AtomicU32, Ordering};
 use pegasus_contract::socket::{ItemRecord, SetRecord, SocketRecord};
-
-const INDEX_MASK: u64 = 0xffff_ffff;
+use pegasus_sync::{Link, Taken};
 
 /// An item of a set may have become ready. Tells whether somebody sleeps on the set, whom the caller has to wake.
 pub fn note_ready(item: &ItemRecord) -> bool {
@@ -41,81 +40,46 @@ pub fn note_all_ready(socket: &SocketRecord) {
 
 /// Puts an item on its set's queue, unless it is there.
 pub fn enqueue(set: &SetRecord, item: &ItemRecord) {
-    if item.queued.swap(1, Ordering::SeqCst) != 0 {
-        return;
-    }
-    let number = u64::from(item.index() + 1);
-    let mut first = set.queue.load(Ordering::Relaxed);
-    loop {
-        item.next_queued
-            .store((first & INDEX_MASK) as u32, Ordering::Relaxed);
-        let count = (first & !INDEX_MASK).wrapping_add(INDEX_MASK + 1);
-        match set.queue.compare_exchange_weak(
-            first,
-            count | number,
-            Ordering::SeqCst,
-            Ordering::Relaxed,
-        ) {
-            Ok(_) => return,
-            Err(now) => first = now,
-        }
-    }
+    set.queue.put(item.index(), &item.link);
 }
 
 /// Whether something is queued.
 pub fn has_queued(set: &SetRecord) -> bool {
-    set.queue.load(Ordering::SeqCst) & INDEX_MASK != 0
+    !set.queue.is_empty()
 }
 
-/// Takes the whole queue, oldest first. The caller holds the set's claim.
-pub fn take_queue(set: &SetRecord) -> Queue {
-    let mut first = set.queue.load(Ordering::Relaxed);
-    while let Err(now) = set.queue.compare_exchange_weak(
-        first,
-        (first & !INDEX_MASK).wrapping_add(INDEX_MASK + 1),
-        Ordering::SeqCst,
-        Ordering::Relaxed,
-    ) {
-        first = now;
-    }
-    // The newest is first: turned round.
-    let mut reversed = 0;
-    let mut next = (first & INDEX_MASK) as u32;
-    let mut count = 0;
-    while let Some(item) = next.checked_sub(1).and_then(ItemRecord::at)
-        && count < ItemRecord::MAX
-    {
-        let number = next;
-        next = item.next_queued.load(Ordering::Relaxed);
-        item.next_queued.store(reversed, Ordering::Relaxed);
-        reversed = number;
-        count += 1;
-    }
-    Queue(reversed)
+fn link_of(index: u32) -> Option<&'static Link> {
+    ItemRecord::at(index).map(|item| &item.link)
 }
 
-/// Items taken from a queue, each still marked as queued.
-pub struct Queue(u32);
+/// Items taken from a set's queue, oldest first.
+pub struct Queued(Taken);
 
-impl Iterator for Queue {
+impl Queued {
+    /// Takes the whole queue. The caller holds the set's claim.
+    pub fn take(set: &SetRecord) -> Queued {
+        Queued(set.queue.take(ItemRecord::MAX, link_of))
+    }
+
+    /// Puts back what has not been looked at.
+    pub fn put_back(self, set: &SetRecord) {
+        self.0.put_back(&set.queue, link_of);
+    }
+}
+
+impl Iterator for Queued {
     type Item = &'static ItemRecord;
 
+    /// The next member, which may be queued again from here on. One that has left its set meanwhile is freed.
     fn next(&mut self) -> Option<&'static ItemRecord> {
-        let item = ItemRecord::at(self.0.checked_sub(1)?)?;
-        self.0 = item.next_queued.load(Ordering::Relaxed);
-        Some(item)
+        loop {
+            let item = ItemRecord::at(self.0.next(link_of)?)?;
+            if item.member.load(Ordering::SeqCst) != 0 {
+                return Some(item);
+            }
+            release(item, true);
+        }
     }
-}
-
-/// An item taken from the queue is not queued any more. One that has left its set meanwhile is freed: `false`.
-pub fn unqueue(item: &'static ItemRecord) -> bool {
-    item.queued.store(0, Ordering::SeqCst);
-    core::sync::atomic::fence(Ordering::SeqCst);
-    let is_member = item.member.load(Ordering::SeqCst) != 0;
-    if !is_member && item.queued.swap(1, Ordering::SeqCst) == 0 {
-        item.release();
-    }
-    is_member
 }
 
 /// Adds an item to the lists of its set and socket. The caller holds the set's claim.
@@ -214,7 +178,7 @@ fn leave_set(set: &SetRecord, item: &'static ItemRecord) {
 
 pub fn release(item: &'static ItemRecord, is_certain: bool) {
     // One that is queued is freed by who takes it from there.
-    if is_certain && item.queued.swap(1, Ordering::SeqCst) == 0 {
+    if is_certain && item.link.retire() {
         item.release();
     }
 }
@@ -253,8 +217,6 @@ pub fn create() -> Option<&'static SetRecord> {
     ] {
         word.store(0, Ordering::Relaxed);
     }
-    // Not `queue`'s count.
-    set.queue.fetch_and(!INDEX_MASK, Ordering::Relaxed);
     set.looked_at.store(0, Ordering::Relaxed);
     set.claim.give_back();
     set.tag.store(new_tag(), Ordering::Relaxed);
@@ -281,11 +243,8 @@ pub fn destroy(set: &'static SetRecord, holder: u32) {
         is_certain &= certain;
         release(item, certain);
     }
-    for item in take_queue(set) {
-        if item.member.load(Ordering::Relaxed) == 0 {
-            item.release();
-        }
-    }
+    // Those that have left the set are freed on the way.
+    Queued::take(set).for_each(drop);
     drop(held);
     if is_certain && set.pins.load(Ordering::SeqCst) == 0 {
         set.release();

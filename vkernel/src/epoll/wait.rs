@@ -2,7 +2,7 @@
 
 use crate::entry::Call;
 use crate::epoll::control::{convert, item_of, restore, wake_sleeper};
-use crate::epoll::set::{self, enqueue, has_queued, take_queue, unqueue};
+use crate::epoll::set::{self, Queued, enqueue, has_queued};
 use crate::signal::KEPT;
 use crate::socket::connection::{Link, Source};
 use crate::socket::descriptors::{Entry, Table};
@@ -13,7 +13,7 @@ use crate::socket::{lifecycle, readiness, wake};
 use crate::syscall::table::forward_as;
 use crate::task::Thread;
 use crate::usermem::UserPtr;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{Ordering, fence};
 use pegasus_abi::poll::{EPOLLET, EPOLLONESHOT, EpollEvent, POLLERR, POLLHUP, POLLOUT, Timespec};
 use pegasus_abi::signal::SigSet;
 use pegasus_abi::{Errno, Result, nr};
@@ -161,15 +161,10 @@ impl Wait<'_> {
         // Queued again behind those that there was no room for: nobody starves.
         let mut again = [0; BATCH_MAX];
         let mut again_len = 0;
-        for item in take_queue(self.set) {
-            if !self.has_room() {
-                item.queued.store(0, Ordering::SeqCst);
-                enqueue(self.set, item);
-                continue;
-            }
-            if !unqueue(item) {
-                continue;
-            }
+        let mut queued = Queued::take(self.set);
+        while self.has_room()
+            && let Some(item) = queued.next()
+        {
             if self.items[..given_before].contains(&item.index()) {
                 again[again_len] = item.index();
                 again_len += 1;
@@ -189,6 +184,7 @@ impl Wait<'_> {
             self.give(events, item.data.load(Ordering::Relaxed), item.index());
             self.last = Some(item);
         }
+        queued.put_back(self.set);
         for item in again[..again_len]
             .iter()
             .filter_map(|&item| ItemRecord::at(item))
@@ -279,6 +275,7 @@ impl Wait<'_> {
     /// Sleeps in Linux. `Some`: the call is over.
     fn sleep(&mut self, waits_since: Option<u64>) -> Option<Result> {
         self.set.sleepers.fetch_add(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
         if has_queued(self.set) {
             self.set.sleepers.fetch_sub(1, Ordering::SeqCst);
             return None;
@@ -390,8 +387,8 @@ pub fn evaluate(
 pub fn is_ready(thread: &Thread, set: &'static SetRecord, set_fd: usize) -> bool {
     let _held = set::claim(set, thread);
     let mut is_ready = false;
-    for item in take_queue(set) {
-        if unqueue(item) && evaluate(thread, set, set_fd, item).is_some_and(|events| events != 0) {
+    for item in Queued::take(set) {
+        if evaluate(thread, set, set_fd, item).is_some_and(|events| events != 0) {
             is_ready = true;
             enqueue(set, item);
         }

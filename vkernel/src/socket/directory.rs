@@ -328,7 +328,6 @@ fn prepare(connection: &ConnectionRecord, sockets: [&SocketRecord; 2]) {
     connection.returning.store(0, Ordering::Relaxed);
     for (side, socket) in sockets.into_iter().enumerate() {
         let EndRecord {
-            kick_pending,
             wants_room,
             kicks_sent,
             kicks_taken,
@@ -341,7 +340,7 @@ fn prepare(connection: &ConnectionRecord, sockets: [&SocketRecord; 2]) {
             notifying,
             ..
         } = &connection.ends[side];
-        for word in [kick_pending, wants_room, ended, released, notifying] {
+        for word in [wants_room, ended, released, notifying] {
             word.store(0, Ordering::Relaxed);
         }
         for word in [kicks_sent, kicks_taken, switched, returned] {

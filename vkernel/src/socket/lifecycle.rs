@@ -27,7 +27,6 @@ pub fn attach(thread: &Thread, fd: usize, flags: u32) {
         &socket.side,
         &socket.items,
         &socket.tries,
-        &socket.sleepers,
     ] {
         word.store(0, Ordering::Relaxed);
     }
@@ -39,6 +38,7 @@ pub fn attach(thread: &Thread, fd: usize, flags: u32) {
     ] {
         word.store(0, Ordering::Relaxed);
     }
+    socket.bell.reset();
     socket.receive_least.store(1, Ordering::Relaxed);
     socket.send_claim.give_back();
     socket.receive_claim.give_back();
@@ -264,7 +264,7 @@ fn end_connection(socket: &'static SocketRecord, link: &Link, fd: usize) -> EndS
     }
     if link.source(received) == Source::Ring {
         // The peer sends no further wake-up byte.
-        link.mine().kick_pending.store(1, Ordering::SeqCst);
+        socket.bell.silence();
         wake::wait_until_unnoticed(link);
         wake::take_kicks(link, fd, link.kicks_waiting());
     }

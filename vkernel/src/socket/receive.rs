@@ -274,7 +274,7 @@ pub fn tell_of_room(link: &Link, fd: usize) {
         ..*link
     };
     if seen_from_there.is_roomy() && wants.swap(0, Ordering::SeqCst) != 0 {
-        wake::peer(link, fd);
+        wake::peer(link, fd, wake::ROOM);
     }
 }
 
@@ -289,7 +289,7 @@ fn at_end(target: &Target, link: &Link, their_end: u32) -> Step {
     if their_end == EndState::Finished as u32 || target.has(socket_flags::READ_SHUT) {
         return Step::End;
     }
-    wake::quiet(link, target.fd);
+    wake::quiet(target.socket, link, target.fd);
     if link.incoming().0.is_empty() {
         Step::Empty
     } else {

@@ -234,7 +234,7 @@ fn to_ring(target: &Target, link: &Link, segments: &mut Segments) -> Step {
         Ok(0) if segments.has_faulted() => Step::Failed(Errno::EFAULT),
         Ok(0) if want > 0 => Step::Full,
         Ok(len) => {
-            wake::peer(link, target.fd);
+            wake::peer(link, target.fd, wake::BYTES);
             Step::Moved(len)
         }
         Err(Corrupt) => {

@@ -195,13 +195,17 @@ impl Wait<'_> {
         mut is_ready: impl FnMut() -> bool,
     ) -> Outcome {
         let socket = self.socket;
-        socket.sleepers.fetch_add(1, Ordering::SeqCst);
+        let wanted = match self.what {
+            For::Bytes => wake::BYTES,
+            For::Room => wake::ROOM,
+        };
+        socket.bell.enter(wanted);
         let outcome = if is_ready() || has_been_linked(socket, self.link) {
             Outcome::Again
         } else {
             self.sleep(deadline)
         };
-        socket.sleepers.fetch_sub(1, Ordering::SeqCst);
+        socket.bell.leave(wanted);
         if self.link.is_some() {
             learn(self.thread, begin);
         }
@@ -275,7 +279,7 @@ fn absorb(thread: &Thread, socket: &'static SocketRecord, link: Option<&Link>, f
     let is_ring = link.source(socket.kernel_received.load(Ordering::Relaxed)) == Source::Ring;
     let is_shut = socket.flags.load(Ordering::Relaxed) & socket_flags::READ_SHUT != 0;
     if is_ring {
-        wake::quiet(link, fd);
+        wake::quiet(socket, link, fd);
     }
     is_ring && !is_shut
 }

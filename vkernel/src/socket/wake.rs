@@ -1,14 +1,13 @@
 //! Waking the peer.
 //!
-//! A task that finds nothing to do on a socket says so (`sleepers` of the socket, or of an epoll set), looks once more, and
+//! A task that finds nothing to do on a socket says so (to the socket's bell, or as one of the `sleepers` of an epoll set), looks once more, and
 //! then sleeps in Linux, in poll or epoll on the real socket. Whoever changes the ring looks for sleepers after
 //! the change, and sends one byte (a *kick*) over Linux's connection. So a sleeper is woken by the kernel whatever
 //! namespaces, credentials and sets of descriptors lie between the two, and one wait covers the rings, all other
 //! descriptors, timeouts, signals, and the end of the peer.
 //!
-//! Both sides order their two steps with SeqCst read-modify-writes, so that one of them sees the other
-//! (Dekker). `kick_pending` keeps it to one byte per sleep. A byte that was sent wakes all who sleep on the socket, and in sets that
-//! have it; so it is taken only by somebody who finds nothing to do ([`quiet`]).
+//! The order of the steps, and that it is about one byte per sleep, is [`pegasus_sync::Bell`]'s, where it is model-checked. A byte that was
+//! sent wakes all who sleep on the socket, and in sets that have it; so it is taken only as far as nobody needs it ([`quiet`]).
 
 use crate::epoll;
 use crate::socket::connection::{Link, Source};
@@ -17,6 +16,7 @@ use crate::socket::pools::Pooled;
 use crate::task::Thread;
 use core::sync::atomic::{Ordering, fence};
 use pegasus_contract::socket::{EndRecord, ItemRecord, SocketRecord};
+use pegasus_sync::{Kicks, Wanted};
 
 /// Says that this end is looking at its peer's sleepers: they must not be freed meanwhile.
 struct Notifying(&'static EndRecord);
@@ -35,35 +35,56 @@ impl Drop for Notifying {
     }
 }
 
-/// The peer has something to see: bytes, room, or an end. `fd` is this end's socket.
-pub fn peer(link: &Link, fd: usize) {
-    let _notifying = Notifying::begin(link.mine());
-    let is_asleep = note_ready(link);
-    if is_asleep && can_kick(link) && link.theirs().kick_pending.swap(1, Ordering::SeqCst) == 0 {
-        kick(link, fd);
+/// What has changed for a peer.
+pub const BYTES: Wanted = Wanted {
+    bytes: true,
+    room: false,
+};
+pub const ROOM: Wanted = Wanted {
+    bytes: false,
+    room: true,
+};
+pub const EITHER: Wanted = Wanted {
+    bytes: true,
+    room: true,
+};
+
+/// The peer has something to see. `fd` is this end's socket.
+pub fn peer(link: &Link, fd: usize, change: Wanted) {
+    let notifying = Notifying::begin(link.mine());
+    let Some(socket) = peer_of(link) else { return };
+    if can_kick(link) {
+        let kick = || kick(link, fd);
+        let others = || queue_items(socket);
+        let count = &notifying.0.notifying;
+        socket.bell.announce_noticed(count, change, others, kick);
+    } else {
+        queue_items(socket);
     }
 }
 
 /// [`peer`], for when Linux will wake its sleepers itself.
 pub fn peer_sets(link: &Link) {
     let _notifying = Notifying::begin(link.mine());
-    let _ = note_ready(link);
+    if let Some(socket) = peer_of(link) {
+        queue_items(socket);
+    }
 }
 
-/// Queues the peer's items. Tells whether somebody sleeps.
-fn note_ready(link: &Link) -> bool {
+/// The peer's socket, unless it has let go of the connection.
+fn peer_of(link: &Link) -> Option<&'static SocketRecord> {
     let theirs = link.theirs();
     if theirs.released.load(Ordering::SeqCst) != 0 {
-        return false;
+        return None;
     }
-    let Some(socket) = SocketRecord::at(theirs.socket.load(Ordering::Relaxed)) else {
-        return false;
-    };
-    let mut is_asleep = socket.sleepers.load(Ordering::SeqCst) != 0;
-    for item in items_of(socket) {
-        is_asleep |= epoll::set::note_ready(item);
-    }
-    is_asleep
+    SocketRecord::at(theirs.socket.load(Ordering::Relaxed))
+}
+
+/// Queues the items of a socket. Tells whether somebody sleeps on their sets.
+fn queue_items(socket: &SocketRecord) -> bool {
+    items_of(socket).fold(false, |is_slept_on, item| {
+        epoll::set::note_ready(item) || is_slept_on
+    })
 }
 
 /// The items of a socket; at most as many as there can be, whatever the links say.
@@ -90,7 +111,6 @@ fn kick(link: &Link, fd: usize) {
     mine.kicks_sent.fetch_add(1, Ordering::SeqCst);
     if pegasus_host::socket::send_now(fd, b"!").is_err() {
         mine.kicks_sent.fetch_sub(1, Ordering::SeqCst);
-        link.theirs().kick_pending.store(0, Ordering::SeqCst);
     }
 }
 
@@ -116,27 +136,40 @@ pub fn wait_until_unnoticed(link: &Link) -> bool {
     false
 }
 
-/// Takes the wake-up bytes that have come, if there is nothing that they were sent for: else they stay, for whoever still sleeps.
+/// Wake-up bytes as a [`Bell`](pegasus_sync::Bell) wants them.
+struct WakeUps<'a> {
+    link: &'a Link,
+    fd: usize,
+}
+
+impl Kicks for WakeUps<'_> {
+    fn arrived(&self) -> usize {
+        self.link.kicks_waiting() as usize
+    }
+
+    fn take(&self, number: usize) {
+        take_kicks(self.link, self.fd, number as u64);
+    }
+}
+
+/// Takes the wake-up bytes that have come, but for one if there is something that anybody still sleeps for.
 /// The caller holds `receive_claim`, and the next byte is in the ring.
-pub fn quiet(link: &Link, fd: usize) {
-    let mine = link.mine();
-    let waiting = link.kicks_waiting();
-    if waiting == 0 && mine.kick_pending.load(Ordering::Relaxed) == 0 {
+pub fn quiet(socket: &SocketRecord, link: &Link, fd: usize) {
+    if link.kicks_waiting() == 0 && !socket.bell.is_pending() {
         return;
     }
-    // From here on the peer sends another one.
-    mine.kick_pending.store(0, Ordering::SeqCst);
-    fence(Ordering::SeqCst);
-    if link.incoming().0.is_empty() {
-        take_kicks(link, fd, waiting);
-    }
+    let is_there = |wanted: Wanted| {
+        let has_bytes = !link.incoming().0.is_empty() || link.their_end() != 0;
+        wanted.bytes && has_bytes || wanted.room && link.is_roomy()
+    };
+    socket.bell.quiet(&WakeUps { link, fd }, is_there);
 }
 
 /// [`quiet`], if the next byte is in the ring.
 pub fn quiet_if_ring(thread: &Thread, socket: &'static SocketRecord, link: &Link, fd: usize) {
     let _held = lifecycle::take(&socket.receive_claim, thread);
     if link.source(socket.kernel_received.load(Ordering::Relaxed)) == Source::Ring {
-        quiet(link, fd);
+        quiet(socket, link, fd);
     }
 }
 

@@ -19,6 +19,7 @@ use pegasus_abi::poll::{
 use pegasus_abi::signal::SigSet;
 use pegasus_abi::{Errno, Result, nr};
 use pegasus_contract::socket::{SetRecord, SocketRecord};
+use pegasus_sync::Bell;
 
 /// A descriptor of a poll that Linux alone cannot judge.
 struct Known {
@@ -253,21 +254,22 @@ fn sleep(
     terms: &Terms,
     has_news: impl Fn() -> bool,
 ) -> Result {
-    let count = |by: u32| {
-        for one in known {
-            if let What::Socket(socket) = one.what {
-                socket.sleepers.fetch_add(by, Ordering::SeqCst);
-            }
-        }
-    };
-    count(1);
+    for_each_bell(known, |bell| bell.enter(wake::EITHER));
     let done = if has_news() {
         Ok(0)
     } else {
         sleep_in_kernel(asked, terms)
     };
-    count(u32::MAX);
+    for_each_bell(known, |bell| bell.leave(wake::EITHER));
     done
+}
+
+fn for_each_bell(known: &[Known], ring: impl Fn(&Bell)) {
+    for one in known {
+        if let What::Socket(socket) = one.what {
+            ring(&socket.bell);
+        }
+    }
 }
 
 fn sleep_in_kernel(asked: &mut [PollFd], terms: &Terms) -> Result {

@@ -79,6 +79,18 @@ impl Bell {
         kick: impl FnOnce(),
     ) {
         add_and_fence(notifying, 1);
+        self.announce_noticed(notifying, change, others, kick);
+        notifying.fetch_sub(1, Ordering::Release);
+    }
+
+    /// [`Bell::announce`] for who counts in `notifying` already, and has made `change` before.
+    pub fn announce_noticed(
+        &self,
+        notifying: &AtomicU32,
+        change: Wanted,
+        others: impl FnOnce() -> bool,
+        kick: impl FnOnce(),
+    ) {
         let others = others();
         let wanted = self.wanted();
         if others || change.bytes && wanted.bytes || change.room && wanted.room {
@@ -88,7 +100,16 @@ impl Bell {
                 kick();
             }
         }
-        notifying.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Whether a kick has been sent, or is about to be, since the last [`Bell::quiet`].
+    pub fn is_pending(&self) -> bool {
+        self.pending.load(Ordering::Relaxed) != 0
+    }
+
+    /// From here on nobody kicks, but who is about to.
+    pub fn silence(&self) {
+        self.pending.store(1, Ordering::SeqCst);
     }
 
     /// What is slept for.

@@ -47,6 +47,12 @@ impl Link {
         self.queued.load(Ordering::Acquire) != 0
     }
 
+    /// Marks a member that has left its set, so that it is never put in again. Gives whether it was in no queue: else who takes
+    /// it from there finds it.
+    pub fn retire(&self) -> bool {
+        self.queued.swap(1, Ordering::SeqCst) == 0
+    }
+
     /// As new. The member may be in no queue, and nobody may be putting it in.
     pub fn reset(&self) {
         self.queued.store(0, Ordering::Relaxed);
@@ -93,10 +99,20 @@ impl Queue {
         }
     }
 
-    /// Takes all. `members_max`: how many there can be.
-    pub fn take(&self, members_max: usize) -> Taken {
-        Taken {
+    /// Takes all, the one that was put in first to be looked at first. `members_max`: how many there can be.
+    pub fn take<'a>(&self, members_max: usize, link_of: impl Fn(u32) -> Option<&'a Link>) -> Taken {
+        let mut newest_first = Taken {
             next: self.0.swap(0, Ordering::AcqRel),
+            left: members_max,
+        };
+        // All are marked as queued: nobody else touches their links.
+        let mut next = 0;
+        while let Some((index, link)) = newest_first.step(&link_of) {
+            link.next.store(next, Ordering::Relaxed);
+            next = index + 1;
+        }
+        Taken {
+            next: u64::from(next),
             left: members_max,
         }
     }

@@ -620,7 +620,7 @@ impl Set {
     }
 
     fn take_one(&self) -> Option<u32> {
-        let mut taken = self.queue.take(self.links.len());
+        let mut taken = self.queue.take(self.links.len(), |index| self.link(index));
         while let Some(index) = taken.next(|index| self.link(index)) {
             if !self.streams[index as usize].ring.is_empty() {
                 let left_some = taken.put_back(&self.queue, |index| self.link(index));

@@ -52,7 +52,7 @@ pub fn shutdown(call: &Call) -> Result {
         if link.mine().returned.load(Ordering::SeqCst) != 0 {
             let _ = pegasus_host::socket::shut_down(target.fd, SHUT_WR);
         }
-        wake::peer(&link, target.fd);
+        wake::peer(&link, target.fd, wake::EITHER);
     }
     if how != SHUT_WR {
         socket
