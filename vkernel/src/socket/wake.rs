@@ -82,9 +82,11 @@ fn peer_of(link: &Link) -> Option<&'static SocketRecord> {
 
 /// Queues the items of a socket. Tells whether somebody sleeps on their sets.
 fn queue_items(socket: &SocketRecord) -> bool {
-    items_of(socket).fold(false, |is_slept_on, item| {
-        epoll::set::note_ready(item) || is_slept_on
-    })
+    let mut is_slept_on = false;
+    for item in items_of(socket) {
+        is_slept_on |= epoll::set::note_ready(item);
+    }
+    is_slept_on
 }
 
 /// The items of a socket; at most as many as there can be, whatever the links say.
