@@ -1,7 +1,8 @@
 //! Where calls and signals come in from the gate.
 #![allow(unsafe_code)]
 
-use crate::signal::{deliver, doorbell};
+use crate::schedule::away::{self, is_away};
+use crate::signal::{deliver, doorbell, receive};
 use crate::syscall::table;
 use crate::task::Thread;
 use crate::trace;
@@ -18,10 +19,6 @@ pub struct Call {
     pub nr: usize,
 }
 
-/// Which calls take the slow path; read by the gate.
-#[unsafe(no_mangle)]
-static PEGASUS_SERVED: [u8; NR_LEN] = table::served();
-
 /// The slow path of a call: served calls, trapped calls, and all calls while tracing.
 #[unsafe(no_mangle)]
 extern "C" fn pegasus_syscall(regs: &mut Regs) {
@@ -36,6 +33,9 @@ extern "C" fn pegasus_syscall(regs: &mut Regs) {
             .process()
             .rewriter
             .note_trap(thread.process(), regs.rip - 2, nr);
+    }
+    if is_away(thread) && !table::runs_away(nr) {
+        away::go_home(thread);
     }
     let call = Call {
         thread,
@@ -79,6 +79,11 @@ fn count(thread: &Thread, nr: usize, trapped: bool) {
 #[unsafe(no_mangle)]
 extern "C" fn pegasus_exit_hook(regs: &mut Regs) {
     let thread = Thread::current();
+    if is_away(thread) {
+        away::go_home(thread);
+        // SAFETY: on the way out, the area has the container's XMM registers, and nobody else the rest.
+        unsafe { receive::recapture(thread) };
+    }
     let bits = thread.area.pending.load(Ordering::Relaxed);
     if bits & pending::DOORBELL != 0 {
         thread.area.clear_pending(pending::DOORBELL);

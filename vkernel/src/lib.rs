@@ -4,7 +4,8 @@
 //! the calling task as it is, or served by one of the functions under [`syscall`]. Those use
 //! [`task`] (processes and threads), [`mm`] (address spaces), [`signal`] and [`exec`] (loading programs).
 //!
-//! The crate is freestanding: no libc, no thread-local storage (the FS base is the container's), no mutable statics.
+//! The crate is freestanding: no libc, no thread-local storage (the FS base is the container's), no mutable statics but one
+//! (`pegasus_host::raw`).
 //! All state lies in the shared heap ([`heap`]). `unsafe` is denied except in modules that say why.
 #![no_std]
 #![deny(unsafe_code)]
@@ -22,6 +23,7 @@ mod limits;
 mod mm;
 mod procfs;
 mod rewrite;
+mod schedule;
 mod signal;
 mod socket;
 pub mod syscall;

@@ -4,6 +4,8 @@
 pub const VKERNEL_STACK_LEN: usize = 32 << 10;
 /// Bytes of signal stack per thread, on which Linux puts the frames of the vkernel's own handler.
 pub const SIGNAL_STACK_LEN: usize = 32 << 10;
+/// Bytes of the stack on which a home task sleeps while a worker runs its thread, and from which it delivers what has come meanwhile.
+pub const PARK_STACK_LEN: usize = 16 << 10;
 /// Longest saved FPU state (XSAVE area) that a signal frame can carry; AMX needs 11 KiB.
 pub const FPSTATE_LEN_MAX: usize = 16 << 10;
 /// Traps at one site before it is looked at for rewriting: most sites run once or twice, at start.

@@ -32,6 +32,8 @@ pub struct JoinPlan {
     pub limits: Vec<Limit>,
     pub apparmor_profile: Option<String>,
     pub filter: Option<Filter>,
+    /// CPU time or memory nodes are measured out to the container: its threads run on its own tasks only, which Linux charges.
+    pub stays_home: bool,
 }
 
 /// One bit per capability.
@@ -54,6 +56,27 @@ pub struct Limit {
     pub hard: u64,
 }
 
+/// Whether the control group of the container treats its tasks in another way than those of the instance. Which CPUs they may use is
+/// left out: that can be asked of a task at any time.
+fn is_rationed(spec: &Spec) -> bool {
+    const SHARES_USUAL: u64 = 1024;
+    let resources = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.resources().as_ref());
+    let Some(cpu) = resources.and_then(|resources| resources.cpu().as_ref()) else {
+        return false;
+    };
+    let is_usual = cpu
+        .shares()
+        .is_none_or(|shares| shares == 0 || shares == SHARES_USUAL)
+        && cpu.quota().is_none_or(|quota| quota <= 0)
+        && cpu.realtime_runtime().is_none_or(|runtime| runtime == 0)
+        && cpu.idle().is_none_or(|idle| idle == 0)
+        && cpu.mems().as_ref().is_none_or(String::is_empty);
+    !is_usual
+}
+
 const UMASK_DEFAULT: u32 = 0o022;
 const UMASK_ALL: u32 = 0o777;
 
@@ -67,6 +90,7 @@ impl JoinPlan {
             .as_ref()
             .and_then(|linux| linux.seccomp().as_ref());
         Ok(JoinPlan {
+            stays_home: is_rationed(spec),
             terminal: process.terminal() == Some(true),
             umask: user.umask().unwrap_or(UMASK_DEFAULT) & UMASK_ALL,
             cwd: process

@@ -15,10 +15,12 @@ use pegasus_contract::network::NetworkRecord;
 use pegasus_contract::record::{
     ContainerRecord, ContainerState, HeapHeader, ProcessRecord, ProcessState,
 };
+use pegasus_contract::schedule::WorkerState;
 use std::ffi::{CStr, CString, NulError, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 /// What a shared instance does with its vkernel. Exists only where image and heap are mapped.
 #[derive(Debug, Clone, Copy)]
@@ -122,6 +124,9 @@ impl SharedVkernel {
         let cwd = CString::new(plan.cwd.as_str())?;
         let profile = plan.apparmor_profile.as_deref().map(CString::new);
         let profile = profile.transpose()?;
+        self.container(container)
+            .stays_home
+            .store(u32::from(plan.stays_home), Ordering::Relaxed);
         let numbers: Vec<RawFd> = descriptors
             .inherited
             .iter()
@@ -160,6 +165,14 @@ impl SharedVkernel {
     /// Gives back what a container had whose processes are all gone.
     pub fn reclaim(&self, home: &Home) {
         let header = self.header();
+        if !self.evict(home.container) {
+            // A worker still uses that memory: better lost than torn away.
+            tracing::error!(
+                "slot {}: a worker does not let go of the container's threads; its memory is not used again",
+                home.slot
+            );
+            return;
+        }
         unmap_slot(home.slot);
         for (index, process) in header.processes.iter().enumerate() {
             if is_of(process, home.container) {
@@ -175,6 +188,46 @@ impl SharedVkernel {
         self.container(home.container)
             .state
             .store(ContainerState::Free as u32, Ordering::Release);
+    }
+
+    /// Makes the workers forget the threads of a container whose home tasks are gone. Tells whether they have.
+    fn evict(&self, container: usize) -> bool {
+        const PAUSE: Duration = Duration::from_micros(50);
+        const PATIENCE: Duration = Duration::from_secs(5);
+        let header = self.header();
+        let records = || {
+            let all = header.processes.iter().enumerate();
+            all.filter(|(_, process)| is_of(process, container))
+        };
+        for (_, process) in records() {
+            process.is_gone.store(1, Ordering::SeqCst);
+        }
+        let arenas: Vec<_> = records()
+            .map(|(index, _)| arena_base(index) as u64..(arena_base(index) + ARENA_LEN) as u64)
+            .collect();
+        let start = Instant::now();
+        header.schedule.workers.iter().all(|worker| {
+            for slot in &worker.inbox {
+                let address = slot.load(Ordering::Acquire);
+                if arenas.iter().any(|arena| arena.contains(&address)) {
+                    // Unless the worker has taken it just now, and then it sees the mark.
+                    let _ = slot.compare_exchange(address, 0, Ordering::AcqRel, Ordering::Relaxed);
+                }
+            }
+            let seen = worker.rounds.load(Ordering::Acquire);
+            while worker.state.load(Ordering::SeqCst) == WorkerState::Awake as u32
+                && worker.rounds.load(Ordering::Acquire).wrapping_sub(seen) < 2
+            {
+                if start.elapsed() > PATIENCE {
+                    return false;
+                }
+                worker.attention.store(1, Ordering::Release);
+                header.schedule.doorbell.fetch_add(1, Ordering::Release);
+                futex::wake_all(&header.schedule.doorbell);
+                std::thread::sleep(PAUSE);
+            }
+            true
+        })
     }
 
     fn free_low_window(&self, process: usize) {

@@ -10,6 +10,7 @@ pub const SIGBUS: u32 = 7;
 pub const SIGFPE: u32 = 8;
 pub const SIGKILL: u32 = 9;
 pub const SIGPIPE: u32 = 13;
+pub const SIGUSR1: u32 = 10;
 pub const SIGSEGV: u32 = 11;
 pub const SIGCHLD: u32 = 17;
 pub const SIGSTOP: u32 = 19;
@@ -227,6 +228,8 @@ impl UContext {
 
 /// Inside the FXSAVE image at `fpstate`: `struct _fpx_sw_bytes`.
 pub const FPSTATE_SW_OFFSET: usize = 464;
+/// In that, `xfeatures`: which components the state has.
+pub const FPSTATE_XFEATURES_OFFSET: usize = FPSTATE_SW_OFFSET + 8;
 pub const FP_XSTATE_MAGIC1: u32 = 0x4650_5853;
 /// Length of the FXSAVE image, all there is when MAGIC1 is absent.
 pub const FXSAVE_LEN: usize = 512;

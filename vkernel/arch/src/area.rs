@@ -6,6 +6,7 @@
 use core::cell::{Cell, UnsafeCell};
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, Ordering};
+use pegasus_abi::nr::NR_LEN;
 use pegasus_contract::record::CounterShard;
 
 /// Bits of [`Area::pending`]: what must be done before container code goes on.
@@ -14,6 +15,8 @@ pub mod pending {
     pub const SIGNAL: u32 = 1;
     /// Another thread asked this one to leave (see the vkernel's doorbell).
     pub const DOORBELL: u32 = 2;
+    /// The worker that runs this thread wants to be rid of it.
+    pub const GO_HOME: u32 = 4;
 }
 
 #[repr(C, align(64))]
@@ -35,6 +38,11 @@ pub struct Area {
     pub task: Cell<*const ()>,
     /// The process's descriptor table: for each number below `DESCRIPTORS_MAX`, 0 if it is Linux's alone.
     pub descriptors: Cell<usize>,
+    /// How each call goes, `[u8; NR_LEN]`: see [`crate::gate`].
+    pub served: Cell<*const u8>,
+    /// The worker that runs the thread, as the vkernel knows it; 0 while the thread runs on its home task.
+    pub worker: Cell<usize>,
+    _pad1: [usize; 2],
     /// XMM0–15 of the container while Rust code of the vkernel runs. (The vkernel is compiled for
     /// baseline x86-64: legacy SSE leaves the upper halves of YMM and ZMM alone.)
     pub xmm: UnsafeCell<[u128; 16]>,
@@ -47,6 +55,7 @@ pub(crate) const PENDING: usize = offset_of!(Area, pending);
 pub(crate) const SHARD: usize = offset_of!(Area, shard);
 pub(crate) const PATH: usize = offset_of!(Area, path);
 pub(crate) const DESCRIPTORS: usize = offset_of!(Area, descriptors);
+pub(crate) const SERVED: usize = offset_of!(Area, served);
 pub(crate) const XMM: usize = offset_of!(Area, xmm);
 
 const _: () = assert!(XMM.is_multiple_of(16));
@@ -61,7 +70,9 @@ impl Area {
         shard: *const CounterShard,
         task: *const (),
         descriptors: usize,
+        served: &'static [u8],
     ) -> Self {
+        assert!(served.len() == NR_LEN, "a row for each call");
         assert!(
             stack_top.is_multiple_of(16),
             "vkernel stacks are aligned to 16"
@@ -78,6 +89,9 @@ impl Area {
             _pad: 0,
             task: Cell::new(task),
             descriptors: Cell::new(descriptors),
+            served: Cell::new(served.as_ptr()),
+            worker: Cell::new(0),
+            _pad1: [0; 2],
             xmm: UnsafeCell::new([0; 16]),
         }
     }
@@ -116,6 +130,19 @@ pub unsafe fn current<'a>() -> &'a Area {
 }
 
 const _: () = assert!(offset_of!(Area, self_ptr) == 0);
+
+/// The area of the calling thread, unless it has none: a thread of the runtime.
+///
+/// # Safety
+/// The CPU and Linux must offer FSGSBASE; a GS base that is not 0 must be as for [`current`].
+pub unsafe fn current_if_any<'a>() -> Option<&'a Area> {
+    let base: usize;
+    // SAFETY: the caller's promise.
+    unsafe {
+        core::arch::asm!("rdgsbase {}", out(reg) base, options(nomem, nostack, preserves_flags));
+        (base as *const Area).as_ref()
+    }
+}
 
 /// The time-stamp counter.
 pub fn cycles() -> u64 {

@@ -22,9 +22,9 @@
 //! in place. All others go to Rust, with XMM0–15 saved around it. Nothing is pushed to the container's
 //! stack, so its red zone is safe.
 //!
-//! The crate above defines, unmangled: `PEGASUS_SERVED: [u8; NR_LEN]` (0: forward at once; else [`SERVED`] or
-//! [`SERVED_BY_DESCRIPTOR`]),
-//! `pegasus_syscall(&mut Regs)` (the slow path) and `pegasus_exit_hook(&mut Regs)` (`pending` is not 0 on the
+//! [`area::Area::served`] has for each call 0 (forward at once), [`SERVED`] or [`SERVED_BY_DESCRIPTOR`].
+//! The crate above defines, unmangled: `pegasus_syscall(&mut Regs)` (the slow path), `pegasus_go_home()` (called before a forwarded
+//! call of a thread that runs on a worker; afterwards it runs on its home task) and `pegasus_exit_hook(&mut Regs)` (`pending` is not 0 on the
 //! way out).
 //!
 //! **Signals.** The vkernel's handler may interrupt any instruction here. [`position`] tells where:
@@ -42,9 +42,9 @@ use pegasus_contract::record::{CALLS_COUNTED, CounterShard};
 
 const _: () = assert!(NR_LEN == CALLS_COUNTED);
 
-/// In `PEGASUS_SERVED`: every such call takes the slow path.
+/// In [`area::Area::served`]: every such call takes the slow path.
 pub const SERVED: u8 = 1;
-/// In `PEGASUS_SERVED`: calls take the slow path whose first argument is a descriptor with an entry in the table that
+/// In [`area::Area::served`]: calls take the slow path whose first argument is a descriptor with an entry in the table that
 /// [`area::Area::descriptors`] points to.
 pub const SERVED_BY_DESCRIPTOR: u8 = 2;
 
@@ -120,7 +120,7 @@ global_asm!(
     "    mov eax, eax",
     "    cmp eax, {NR_LEN}",
     "    jae 2f",
-    "    lea r11, [rip + PEGASUS_SERVED]",
+    "    mov r11, gs:[{SERVED}]",
     // RCX is saved, and Linux leaves nothing in it either.
     "    movzx ecx, byte ptr [r11 + rax]",
     "    test ecx, ecx",
@@ -247,6 +247,13 @@ global_asm!(
     "pegasus_sigreturn_call:",
     "    syscall",
     "    ud2",
+    // extern "C" fn(frame) -> !
+    ".globl pegasus_sigreturn_now",
+    "pegasus_sigreturn_now:",
+    "    lea rsp, [rdi + 8]",
+    "    mov eax, {RT_SIGRETURN}",
+    "    syscall",
+    "    ud2",
     ".globl pegasus_sigreturn_abort",
     "pegasus_sigreturn_abort:",
     "    mov rsp, gs:[{STACK_TOP}]",
@@ -261,6 +268,7 @@ global_asm!(
     RESUME = const area::RESUME,
     PATH = const area::PATH,
     XMM = const area::XMM,
+    SERVED = const area::SERVED,
     SHARD = const area::SHARD,
     PENDING = const area::PENDING,
     NR_LEN = const NR_LEN,
@@ -376,6 +384,13 @@ pub fn position(rip: usize) -> (Position, bool) {
 /// The call must not change mappings of the vkernel, the dispatch state, the alternate stack or the
 /// handlers of the calling task.
 pub unsafe fn forward(nr: usize, args: &[usize; 6]) -> usize {
+    unsafe extern "C" {
+        safe fn pegasus_go_home();
+    }
+    // SAFETY: who forwards has an area.
+    if unsafe { area::current() }.worker.get() != 0 {
+        pegasus_go_home();
+    }
     // SAFETY: `args` is live; the rest is the caller's promise.
     unsafe { pegasus_forward(args, nr) }
 }
@@ -393,6 +408,18 @@ pub unsafe fn sigreturn(frame: &pegasus_abi::signal::SigFrame) -> ! {
     }
     // SAFETY: the caller's promise.
     unsafe { pegasus_sigreturn(frame) }
+}
+
+/// [`sigreturn`] whatever is pending.
+///
+/// # Safety
+/// The frame must be complete. All signals must be blocked, so that nothing becomes pending now.
+pub unsafe fn sigreturn_now(frame: &pegasus_abi::signal::SigFrame) -> ! {
+    unsafe extern "C" {
+        fn pegasus_sigreturn_now(frame: *const pegasus_abi::signal::SigFrame) -> !;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { pegasus_sigreturn_now(frame) }
 }
 
 /// Leaves the vkernel through the gate, with the registers at the top of the vkernel stack.

@@ -15,7 +15,8 @@ pub mod boot;
 pub mod layout;
 pub mod network;
 pub mod record;
+pub mod schedule;
 pub mod socket;
 
 /// Checked by both sides at start; they are built together, so a mismatch is a build error.
-pub const CONTRACT_VERSION: u32 = 5;
+pub const CONTRACT_VERSION: u32 = 6;

@@ -6,6 +6,7 @@
 
 use crate::layout::{CONTAINERS_MAX, PROCESSES_MAX};
 use crate::network::NetworkRecord;
+use crate::schedule::ScheduleRecord;
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
 
 pub const HEAP_MAGIC: u64 = u64::from_le_bytes(*b"PEGASUS1");
@@ -42,6 +43,7 @@ pub struct HeapHeader {
     pub processes: [ProcessRecord; PROCESSES_MAX],
     /// By index of the container's record.
     pub networks: [NetworkRecord; CONTAINERS_MAX],
+    pub schedule: ScheduleRecord,
 }
 
 /// Life of a [`ContainerRecord`]; only ever moves down this list, then back to `Free`.
@@ -75,6 +77,9 @@ pub struct ContainerRecord {
     pub home_pid: AtomicI32,
     /// Index of the first process's record.
     pub process: AtomicU32,
+    /// Non-zero: its threads stay on their home tasks, because CPU time is measured out to it.
+    pub stays_home: AtomicU32,
+    pub _pad: AtomicU32,
     /// Address of the [`ReleaseHomeArgs`](crate::boot::ReleaseHomeArgs) while `Starting`.
     pub start_args: AtomicU64,
     /// NUL-padded.
@@ -113,6 +118,9 @@ pub struct ProcessRecord {
     pub lent: AtomicU32,
     /// Entries of the process's descriptor table from this one on have never been used.
     pub descriptors_high: AtomicU32,
+    /// Non-zero: the process is gone, and workers drop its threads.
+    pub is_gone: AtomicU32,
+    pub _pad: AtomicU32,
     /// Number of calls recorded since tracing began; entry `n % TRACE_LEN` is the n-th.
     pub trace_head: AtomicU64,
     /// Sites rewritten so far, and sites found impossible to rewrite.
@@ -141,7 +149,11 @@ pub struct CounterShard {
     /// Non-zero: record the calls of this shard's threads into `ProcessRecord::trace`. A host tool sets and clears it,
     /// in every shard.
     pub traced: AtomicU64,
-    pub _pad: [AtomicU64; 3],
+    /// Waits that were spent running another thread on the same worker.
+    pub switches: AtomicU64,
+    /// Returns from a worker to the home task.
+    pub trips_home: AtomicU64,
+    pub _pad: AtomicU64,
     pub calls: [AtomicU64; CALLS_COUNTED],
 }
 

@@ -79,6 +79,8 @@ pub mod socket_flags {
     pub const RETIRED: u32 = 1024;
     /// Has written to a peer that is gone: the first write is lost in silence.
     pub const WRITTEN_AFTER_END: u32 = 16384;
+    /// Had a timeout for calls set (SO_RCVTIMEO, SO_SNDTIMEO), itself or its listener.
+    pub const TIMED: u32 = 32768;
     /// Listens.
     pub const LISTENING: u32 = 8192;
     /// The program has set TCP_NODELAY, or TCP_CORK, itself.

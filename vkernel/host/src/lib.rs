@@ -14,6 +14,7 @@ pub mod futex;
 pub mod memory;
 pub mod process;
 pub mod raw;
+pub mod schedule;
 pub mod signal;
 pub mod socket;
 

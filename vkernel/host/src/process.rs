@@ -1,6 +1,6 @@
 //! Tasks, credentials and limits of the calling task.
 
-use crate::raw::{call, call1, call2, call3, call4, call5};
+use crate::raw::{call, call_here, call1, call2, call3, call4, call5};
 use pegasus_abi::errno::Result;
 use pegasus_abi::prctl::{
     CapData, CapHeader, LINUX_CAPABILITY_VERSION_3, PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET,
@@ -328,7 +328,7 @@ pub unsafe fn execveat(dir: usize, path: usize, argv: usize, envp: usize, flags:
 /// sched_yield(2).
 pub fn yield_now() {
     // SAFETY: no memory is touched.
-    let _ = unsafe { call1(nr::SCHED_YIELD, 0) };
+    let _ = unsafe { call_here(nr::SCHED_YIELD, [0; 6]) };
 }
 
 /// Sleeps for so long, or until a signal comes.
@@ -344,29 +344,10 @@ pub fn monotonic_ns() -> u64 {
     let mut time = [0u64; 2];
     // SAFETY: the kernel writes a timespec to `time`.
     let _ = unsafe {
-        call2(
+        call_here(
             nr::CLOCK_GETTIME,
-            CLOCK_MONOTONIC,
-            time.as_mut_ptr() as usize,
+            [CLOCK_MONOTONIC, time.as_mut_ptr() as usize, 0, 0, 0, 0],
         )
     };
     time[0] * 1_000_000_000 + time[1]
-}
-
-/// How many CPUs the calling task may use.
-pub fn usable_cpus() -> u32 {
-    let mut mask = [0u64; 128];
-    // SAFETY: the kernel writes at most the mask's length.
-    let done = unsafe {
-        call3(
-            nr::SCHED_GETAFFINITY,
-            0,
-            size_of_val(&mask),
-            mask.as_mut_ptr() as usize,
-        )
-    };
-    match done {
-        Ok(_) => mask.iter().map(|word| word.count_ones()).sum(),
-        Err(_) => 1,
-    }
 }

@@ -1,14 +1,43 @@
 //! The `syscall` instruction.
 
 use core::arch::asm;
+use core::sync::atomic::{AtomicPtr, Ordering};
 use pegasus_abi::errno::{Result, from_return};
 
-/// One system call with up to six arguments.
+/// What makes the calling thread run on its home task; null while all do.
+static GO_HOME: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+
+/// From now on `go_home` is called before each call that depends on which task makes it: nearly all do, by their descriptors,
+/// credentials, namespaces or signals.
+pub fn set_go_home(go_home: fn()) {
+    GO_HOME.store(go_home as *mut (), Ordering::Release);
+}
+
+fn go_home() {
+    let function = GO_HOME.load(Ordering::Acquire);
+    if !function.is_null() {
+        // SAFETY: stored by `set_go_home`.
+        unsafe { core::mem::transmute::<*mut (), fn()>(function)() };
+    }
+}
+
+/// One system call with up to six arguments, made by the home task.
 ///
 /// # Safety
 /// The call must not make the kernel change memory, mappings or task state that code relies on.
 #[inline(always)]
 pub unsafe fn call(nr: usize, args: [usize; 6]) -> Result {
+    go_home();
+    // SAFETY: the caller's promise.
+    unsafe { call_here(nr, args) }
+}
+
+/// [`call`] by whichever task this is: for what is the same for all tasks in an address space.
+///
+/// # Safety
+/// As for [`call`].
+#[inline(always)]
+pub unsafe fn call_here(nr: usize, args: [usize; 6]) -> Result {
     let value: usize;
     // SAFETY: the register use is that of the x86-64 system call convention; what the call does is the
     // caller's promise.

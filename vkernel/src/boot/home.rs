@@ -7,6 +7,7 @@
 use crate::boot::{arm, install_handlers, join, own, supervise};
 use crate::exec::Prepared;
 use crate::mm::Layout;
+use crate::schedule;
 use crate::task::record::{NO_NAMESPACE, claim_record, free_record};
 use crate::task::{Process, Thread, header, instance_kind, store_text};
 use core::sync::atomic::Ordering;
@@ -40,6 +41,7 @@ fn change_state(container: &ContainerRecord, state: ContainerState) {
 
 /// See [`pegasus_contract::boot::Operation::SpawnHome`].
 pub fn spawn(args: &mut SpawnHomeArgs) -> Result {
+    schedule::begin_monitor();
     let container = claim_container()?;
     let made = claim_slot().and_then(|slot| {
         make_first(container, slot)

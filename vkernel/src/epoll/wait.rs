@@ -3,6 +3,7 @@
 use crate::entry::Call;
 use crate::epoll::control::{convert, item_of, restore, wake_sleeper};
 use crate::epoll::set::{self, Queued, enqueue, has_queued};
+use crate::schedule::away::is_away;
 use crate::signal::KEPT;
 use crate::socket::connection::{Link, Source};
 use crate::socket::descriptors::{Entry, Table};
@@ -21,6 +22,8 @@ use pegasus_contract::socket::{ItemRecord, ItemUse, SetRecord, SocketRecord, soc
 
 /// A busy set looks at Linux's set at least this often, in cycles: 25 to 50 µs.
 pub const LOOK_AT_KERNEL_CYCLES: u64 = 100_000;
+/// The same while a worker runs the thread, which comes home to look: a millisecond or two.
+const LOOK_AT_KERNEL_CYCLES_AWAY: u64 = 4_000_000;
 /// In [`Wait::items`]: a descriptor of Linux's alone.
 const NO_ITEM: u32 = u32::MAX;
 /// Most events that one call gives.
@@ -99,11 +102,8 @@ impl Wait<'_> {
             }
             let set = self.set;
             let has_rings = set.in_use.load(Ordering::Relaxed) == 2;
-            if has_rings {
-                self.deadline();
-            }
             let begin = cycles();
-            if has_rings && wait::look(self.thread, || has_queued(set)) {
+            if has_rings && wait::look(self.thread, self.deadline(), || has_queued(set)) {
                 continue;
             }
             if let Some(result) = self.sleep(has_rings.then_some(begin)) {
@@ -210,7 +210,12 @@ impl Wait<'_> {
         let nothing_yet = self.given == 0 && self.is_immediate;
         let looked_at = self.set.looked_at.load(Ordering::Relaxed);
         let has_rings = self.set.in_use.load(Ordering::Relaxed) == 2;
-        let is_long_ago = cycles().wrapping_sub(looked_at) > LOOK_AT_KERNEL_CYCLES || !has_rings;
+        let cycles_max = if is_away(self.thread) {
+            LOOK_AT_KERNEL_CYCLES_AWAY
+        } else {
+            LOOK_AT_KERNEL_CYCLES
+        };
+        let is_long_ago = cycles().wrapping_sub(looked_at) > cycles_max || !has_rings;
         // Whoever watches this set from outside shall not be told of it again.
         let is_watched = self.set.watched.load(Ordering::Relaxed) != 0;
         self.has_room() && (is_watched || is_long_ago && (self.given > 0 || nothing_yet))

@@ -4,6 +4,8 @@
 //! thread looks for about as long as its last waits have taken, if that is short, and hardly at all if it is long. And of the threads
 //! of a process always fewer look than there are CPUs: somebody must be left to answer.
 
+use crate::schedule::away::{self, is_away};
+use crate::socket::wait::Deadline;
 use crate::task::Thread;
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -65,9 +67,23 @@ impl Patience {
     }
 
     /// Looks until `is_over`, or something is pending, for as long as it seems worth while. `lookers` counts those who look.
-    pub fn look(&self, thread: &Thread, lookers: &AtomicU32, mut is_over: impl FnMut() -> bool) {
+    pub fn look(
+        &self,
+        thread: &'static Thread,
+        deadline: Deadline,
+        lookers: &AtomicU32,
+        mut is_over: impl FnMut() -> bool,
+    ) {
+        if is_away(thread) {
+            away::look(thread, deadline, is_over);
+            return;
+        }
         let look_cycles = self.begin();
         if self.cpus.get() <= 1 {
+            if away::try_to_go(thread, deadline) {
+                away::look(thread, deadline, is_over);
+                return;
+            }
             return self.let_others_run(thread, look_cycles, is_over);
         }
         let mut looker = None;
@@ -110,6 +126,7 @@ impl Patience {
         for _ in 0..yields {
             pegasus_host::process::yield_now();
             if is_over() {
+                away::note_short_wait(thread);
                 return self.succeed(cycles().wrapping_sub(begin));
             }
             if thread.has_pending() {
@@ -124,7 +141,7 @@ impl Patience {
         let waits = self.waits.get();
         self.waits.set(waits.wrapping_add(1));
         if waits.is_multiple_of(WAITS_PER_LOOK_AT_CPUS) {
-            self.cpus.set(pegasus_host::process::usable_cpus());
+            self.cpus.set(pegasus_host::schedule::usable_cpus());
         }
         match self.waits_until_trial.get() {
             0 => {

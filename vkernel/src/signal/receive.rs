@@ -4,16 +4,18 @@
 //! [`KEPT`](super::KEPT). If that was vkernel code, locks may be held: then it only puts the signal aside.
 #![allow(unsafe_code)]
 
+use crate::schedule::{self, away::is_away};
 use crate::signal::{ALL_BUT_KEPT, deliver, doorbell};
 use crate::task::{Stash, Thread};
 use pegasus_abi::Errno;
 use pegasus_abi::signal::{
-    FP_XSTATE_MAGIC1, FPSTATE_SW_OFFSET, FXSAVE_LEN, FXSAVE_XMM_OFFSET, SA_ONSTACK, SA_RESTORER,
-    SA_SIGINFO, SIGBUS, SIGILL, SIGSEGV, SIGSYS, SIGTRAP, SYS_USER_DISPATCH, SigAction, SigInfo,
-    UContext, XSTATE_BV_OFFSET,
+    FP_XSTATE_MAGIC1, FPSTATE_SW_OFFSET, FPSTATE_XFEATURES_OFFSET, FXSAVE_LEN, FXSAVE_XMM_OFFSET,
+    SA_ONSTACK, SA_RESTORER, SA_SIGINFO, SIGBUS, SIGILL, SIGSEGV, SIGSYS, SIGTRAP,
+    SYS_USER_DISPATCH, SigAction, SigInfo, UContext, XSTATE_BV_OFFSET,
 };
 use pegasus_arch::area::pending;
 use pegasus_arch::gate::{self, Position};
+use pegasus_arch::switch::extended;
 use pegasus_arch::usercopy;
 use pegasus_contract::layout::{VKERNEL_BASE, VKERNEL_END};
 
@@ -77,7 +79,7 @@ fn is_fault(signal: u32) -> bool {
 }
 
 /// A `syscall` outside the vkernel: goes on at the gate, as a rewritten site would.
-fn on_dispatch(info: &SigInfo, uc: &mut UContext) {
+pub fn on_dispatch(info: &SigInfo, uc: &mut UContext) {
     let (_, arch) = info.syscall_and_arch();
     let regs = &mut uc.mcontext;
     if arch != ARCH_X86_64 {
@@ -97,10 +99,11 @@ fn on_doorbell(thread: &'static Thread, uc: &mut UContext, in_vkernel: bool) {
     }
     thread.area.set_pending(pending::DOORBELL);
     let _ = step_back(thread, uc);
+    schedule::note_pending(thread);
 }
 
 /// Makes sure that `pending` is looked at again. Tells whether XMM0–15 hold the container's values.
-fn step_back(thread: &Thread, uc: &mut UContext) -> bool {
+pub fn step_back(thread: &Thread, uc: &mut UContext) -> bool {
     let (position, live) = gate::position(uc.mcontext.rip);
     match position {
         Position::BeforeForwarded { restart } => uc.mcontext.rip = restart,
@@ -130,7 +133,30 @@ fn set_aside(thread: &'static Thread, info: &SigInfo, uc: &mut UContext) {
     }
     stash.valid = true;
     uc.sigmask = ALL_BUT_KEPT;
+    stash.is_foreign = is_away(thread);
     thread.area.set_pending(pending::SIGNAL);
+    schedule::note_pending(thread);
+}
+
+/// Replaces the FPU state of a signal that the home task took while a worker ran the thread: it is the home task's.
+///
+/// # Safety
+/// XMM0–15 of the container must be in the area, and the rest of its FPU state in the registers.
+pub unsafe fn recapture(thread: &Thread) {
+    let stash = thread.stash();
+    if !stash.valid || !stash.is_foreign {
+        return;
+    }
+    let area = stash.fpstate.as_mut_ptr();
+    if stash.fp_len > XSTATE_BV_OFFSET {
+        // SAFETY: Linux wrote which components the frame has; the stash has room for them, and is aligned.
+        unsafe {
+            let mask = *area.add(FPSTATE_XFEATURES_OFFSET).cast::<u64>();
+            extended::capture(area, mask);
+        }
+    }
+    overlay_xmm(thread, stash);
+    stash.is_foreign = false;
 }
 
 /// Length of the FPU state at `fpstate`, which the kernel wrote.

@@ -121,7 +121,7 @@ fn wait_for_bytes(
         what: For::Bytes,
     };
     let begin = wait::cycles();
-    if wait.look(is_ready) {
+    if wait.look(target.look_deadline(*deadline, SO_RCVTIMEO), is_ready) {
         return None;
     }
     let deadline = *deadline.get_or_insert_with(|| target.deadline(SO_RCVTIMEO));

@@ -57,6 +57,18 @@ impl Target<'_> {
             _ => Deadline::NEVER,
         }
     }
+
+    /// The same for who only looks yet: `known`, or asked of Linux if there is one at all.
+    pub fn look_deadline(&self, known: Option<Deadline>, option: usize) -> Deadline {
+        let is_timed = self.has(socket_flags::TIMED);
+        known.unwrap_or_else(|| {
+            if is_timed {
+                self.deadline(option)
+            } else {
+                Deadline::NEVER
+            }
+        })
+    }
 }
 
 /// What a wait that is over makes of a call that has moved `done` bytes; `None`: it goes on.
@@ -181,7 +193,7 @@ fn wait_for_room(
         what: For::Room,
     };
     let begin = wait::cycles();
-    if wait.look(is_ready) {
+    if wait.look(target.look_deadline(*deadline, SO_SNDTIMEO), is_ready) {
         return None;
     }
     let deadline = *deadline.get_or_insert_with(|| target.deadline(SO_SNDTIMEO));

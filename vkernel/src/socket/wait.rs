@@ -4,6 +4,7 @@
 //! cost tens. How long a thread looks follows how long its last waits took: a thread whose peer needs long goes to sleep
 //! at once. On a single CPU nobody can answer while this task looks, so it lets others run instead.
 
+use crate::schedule::away::{self, is_away};
 use crate::socket::connection::{Link, Source};
 use crate::socket::receive::note_kernel_events;
 use crate::socket::{lifecycle, wake};
@@ -47,7 +48,7 @@ impl Patience {
         let waits = self.waits.get();
         if waits.is_multiple_of(WAITS_PER_LOOK_AT_CPUS) {
             self.has_one_cpu
-                .set(pegasus_host::process::usable_cpus() == 1);
+                .set(pegasus_host::schedule::usable_cpus() == 1);
         }
         self.waits.set(waits.wrapping_add(1));
     }
@@ -97,8 +98,19 @@ impl Deadline {
         ))
     }
 
+    /// At `ns` of CLOCK_MONOTONIC.
+    pub const fn at(ns: u64) -> Deadline {
+        Deadline(Some(ns))
+    }
+
     pub fn is_never(self) -> bool {
         self.0.is_none()
+    }
+
+    /// Whether it is not before so many nanoseconds have passed.
+    pub fn is_after(self, ns: u64) -> bool {
+        self.0
+            .is_none_or(|at| at > pegasus_host::process::monotonic_ns().saturating_add(ns))
     }
 
     pub fn is_over(self) -> bool {
@@ -122,13 +134,27 @@ pub fn cycles() -> u64 {
 }
 
 /// Looks until `is_ready`, for as long as it seems worth while. Tells whether it is.
-pub fn look(thread: &Thread, mut is_ready: impl FnMut() -> bool) -> bool {
+pub fn look(
+    thread: &'static Thread,
+    deadline: Deadline,
+    mut is_ready: impl FnMut() -> bool,
+) -> bool {
+    if is_away(thread) {
+        return away::look(thread, deadline, is_ready);
+    }
     let patience = &thread.patience;
     patience.begin();
     if patience.has_one_cpu.get() {
+        if away::try_to_go(thread, deadline) {
+            return away::look(thread, deadline, is_ready);
+        }
         for _ in 0..YIELDS_MAX {
             pegasus_host::process::yield_now();
-            if is_ready() || thread.has_pending() {
+            if is_ready() {
+                away::note_short_wait(thread);
+                return true;
+            }
+            if thread.has_pending() {
                 return true;
             }
         }
@@ -183,8 +209,8 @@ pub struct Wait<'a> {
 
 impl Wait<'_> {
     /// Looks for as long as it seems worth while. Tells whether to try again at once.
-    pub fn look(&self, is_ready: impl FnMut() -> bool) -> bool {
-        self.link.is_some() && !self.thread.has_pending() && look(self.thread, is_ready)
+    pub fn look(&self, deadline: Deadline, is_ready: impl FnMut() -> bool) -> bool {
+        self.link.is_some() && !self.thread.has_pending() && look(self.thread, deadline, is_ready)
     }
 
     /// Sleeps until `is_ready`, or until something makes it worth to look again. The task has looked since `begin`.

@@ -5,6 +5,7 @@
 
 use crate::entry::Call;
 use crate::futex::{Key, Move, Release, Second, Table};
+use crate::socket::wait::Deadline;
 use crate::syscall::table::{forward, forward_as};
 use crate::task::Thread;
 use crate::usermem::UserPtr;
@@ -112,6 +113,25 @@ impl Limit {
         })
     }
 
+    /// When the wait is over, for who only looks; at once if it is a time of day.
+    fn deadline(&self) -> Deadline {
+        match self.time {
+            None => Deadline::NEVER,
+            Some(time) if self.op & FUTEX_CLOCK_REALTIME == 0 && self.is_absolute() => {
+                Deadline::at(
+                    (time.sec as u64)
+                        .saturating_mul(NS_PER_SEC)
+                        .saturating_add(time.nsec as u64),
+                )
+            }
+            Some(_) => Deadline::at(0),
+        }
+    }
+
+    fn is_absolute(&self) -> bool {
+        self.op & FUTEX_CMD_MASK != FUTEX_WAIT
+    }
+
     /// For a wait that is given up for a signal.
     fn interruption(&self) -> Errno {
         match self.time {
@@ -147,7 +167,9 @@ fn wait(call: &Call, table: &Table, bitset: u32) -> Result {
     // Looking needs calls of the vkernel's own, which a filter of the program's may forbid.
     if !limit.is_zero && !thread.process().has_filter() {
         let is_over = || is_as_expected().is_err();
-        thread.futex_patience.look(thread, &table.lookers, is_over);
+        thread
+            .futex_patience
+            .look(thread, limit.deadline(), &table.lookers, is_over);
         is_as_expected()?;
     }
     if thread.has_pending() {

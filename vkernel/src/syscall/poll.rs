@@ -189,7 +189,7 @@ fn wait_for(thread: &'static Thread, fds: &mut [PollFd], known: &[Known], terms:
                 .any(|one| events_of(thread, one, &fds[one.at]).is_some_and(|events| events != 0))
         };
         let begin = wait::cycles();
-        if has_rings(known) && wait::look(thread, has_news) {
+        if has_rings(known) && wait::look(thread, terms.deadline, has_news) {
             continue;
         }
         let slept = sleep(&mut asked, known, terms, has_news);

@@ -218,7 +218,7 @@ const BY_DESCRIPTOR: &[usize] = &[
 ];
 
 /// For the gate: how each call goes. See [`gate::SERVED`].
-pub const fn served() -> [u8; NR_LEN] {
+const fn served() -> [u8; NR_LEN] {
     let mut served = [0; NR_LEN];
     let mut row = 0;
     while row < ROWS.len() {
@@ -231,6 +231,42 @@ pub const fn served() -> [u8; NR_LEN] {
         row += 1;
     }
     served
+}
+
+/// For the gate: how the calls go of a thread on its home task.
+pub static SERVED: [u8; NR_LEN] = served();
+/// The same for one that a worker runs: all take the slow path, which finds out who may make them.
+pub static SERVED_AWAY: [u8; NR_LEN] = [gate::SERVED; NR_LEN];
+
+/// Calls that may well end without any call of Linux's. All others are made at home from the beginning.
+const AWAY: &[usize] = &[
+    nr::READ,
+    nr::READV,
+    nr::RECVFROM,
+    nr::RECVMSG,
+    nr::RECVMMSG,
+    nr::WRITE,
+    nr::WRITEV,
+    nr::SENDTO,
+    nr::SENDMSG,
+    nr::SENDMMSG,
+    nr::SETSOCKOPT,
+    nr::GETSOCKOPT,
+    nr::IOCTL,
+    nr::POLL,
+    nr::PPOLL,
+    nr::SELECT,
+    nr::PSELECT6,
+    nr::EPOLL_CTL,
+    nr::EPOLL_WAIT,
+    nr::EPOLL_PWAIT,
+    nr::EPOLL_PWAIT2,
+    nr::FUTEX,
+];
+
+/// Whether a thread that is away may begin with this call there.
+pub fn runs_away(nr: usize) -> bool {
+    AWAY.contains(&nr)
 }
 
 /// The rows that are not [`Support::Native`].

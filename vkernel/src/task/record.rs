@@ -95,6 +95,7 @@ fn reset(record: &ProcessRecord, container: u32) {
     record.inner_namespace.store(0, Ordering::Relaxed);
     record.lender.store(0, Ordering::Relaxed);
     record.lent.store(0, Ordering::Relaxed);
+    record.is_gone.store(0, Ordering::Relaxed);
     record.sites_rewritten.store(0, Ordering::Relaxed);
     record.sites_refused.store(0, Ordering::Relaxed);
     for shard in &record.counters {
@@ -104,6 +105,8 @@ fn reset(record: &ProcessRecord, container: u32) {
             &shard.served,
             &shard.signals,
             &shard.traced,
+            &shard.switches,
+            &shard.trips_home,
         ] {
             counter.store(0, Ordering::Relaxed);
         }

@@ -3,16 +3,18 @@
 
 use crate::futex::{self, Waiter};
 use crate::heap::Arena;
-use crate::limits::{FPSTATE_LEN_MAX, SIGNAL_STACK_LEN, VKERNEL_STACK_LEN};
+use crate::limits::{FPSTATE_LEN_MAX, PARK_STACK_LEN, SIGNAL_STACK_LEN, VKERNEL_STACK_LEN};
+use crate::schedule::Away;
 use crate::socket::descriptors::Table;
 use crate::socket::wait::Patience;
+use crate::syscall::table;
 use crate::task::Process;
 use core::alloc::Layout;
 use core::cell::{Cell, UnsafeCell};
 use core::sync::atomic::{AtomicU32, Ordering};
 use pegasus_abi::signal::{SigFrame, SigInfo, SigSet, StackT, UContext};
 use pegasus_abi::{Errno, Result};
-use pegasus_arch::area::{self, Area};
+use pegasus_arch::area::{self, Area, pending};
 use pegasus_arch::regs::Regs;
 use pegasus_contract::record::COUNTER_SHARDS;
 
@@ -26,9 +28,11 @@ pub struct Stash {
     pub uc: UContext,
     pub info: SigInfo,
     pub valid: bool,
+    /// A worker ran the thread then: the FPU state is not the container's.
+    pub is_foreign: bool,
 }
 
-/// Lives in its process's arena, with both its stacks behind it.
+/// Lives in its process's arena, with its stacks behind it.
 #[repr(C)]
 pub struct Thread {
     pub area: Area,
@@ -60,17 +64,20 @@ pub struct Thread {
     /// For a thread that shall load a program: the frame it leaves the vkernel with.
     pub frame: UnsafeCell<SigFrame>,
     pub stash: UnsafeCell<Stash>,
+    /// For when a worker runs the thread.
+    pub away: Away,
     signal_stack: StackT,
 }
 
 // SAFETY: other threads touch only `alive`, `tid` and `area.pending`, which are atomics, and `waiter`, which is `Sync`; everything else is used
-// by the thread itself, or by its creator before it runs.
+// by the thread itself, by its creator before it runs, or by whoever runs it: its home task or a worker, which hand it to each
+// other by atomics (see `schedule`).
 unsafe impl Sync for Thread {}
 
 const HEAD_LEN: usize = size_of::<Thread>().next_multiple_of(64);
 
 fn layout() -> Layout {
-    let len = HEAD_LEN + SIGNAL_STACK_LEN + VKERNEL_STACK_LEN;
+    let len = HEAD_LEN + SIGNAL_STACK_LEN + VKERNEL_STACK_LEN + PARK_STACK_LEN;
     Layout::from_size_align(len, 64).unwrap_or_else(|_| unreachable!("constant and valid"))
 }
 
@@ -127,7 +134,7 @@ impl Thread {
         // its pages.
         unsafe {
             let descriptors = Table::of(process).address();
-            let area = Area::new(stack_top, shard, place.cast(), descriptors);
+            let area = Area::new(stack_top, shard, place.cast(), descriptors, &table::SERVED);
             (&raw mut (*place).area).write(area);
             (*place).area.settle();
             (&raw mut (*place).process).write(process);
@@ -145,6 +152,7 @@ impl Thread {
             (&raw mut (*place).futex_patience).write(futex::Patience::new());
             (&raw mut (*place).waiter).write(Waiter::new());
             (*(*place).stash.get()).valid = false;
+            Away::write_at(&raw mut (*place).away);
             (&raw mut (*place).signal_stack).write(StackT {
                 sp: signal_base,
                 flags: 0,
@@ -173,7 +181,12 @@ impl Thread {
 
     /// Something must be done before container code goes on: a wait is given up for it.
     pub fn has_pending(&self) -> bool {
-        self.area.pending.load(Ordering::Relaxed) != 0
+        self.area.pending.load(Ordering::Relaxed) & !pending::GO_HOME != 0
+    }
+
+    /// End of the stack that the home task sleeps on while a worker runs the thread.
+    pub fn park_stack_top(&self) -> usize {
+        self.area.stack_top.get() + PARK_STACK_LEN
     }
 
     /// A signal has ended a call that waited with this mask.

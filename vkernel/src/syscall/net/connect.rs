@@ -55,15 +55,16 @@ pub fn listen(call: &Call) -> Result {
 
 /// accept(2) and accept4(2). Sockets from a listener that the vkernel has not seen made are Linux's alone.
 pub fn accept(call: &Call) -> Result {
-    let is_tcp = socket_of(call, call.args[0]).is_some();
+    let listener = socket_of(call, call.args[0]);
     let fd = forward(call)?;
-    if is_tcp {
+    if let Some(listener) = listener {
+        let inherited = listener.flags.load(Ordering::Relaxed) & socket_flags::TIMED;
         let flags = if call.nr == nr::ACCEPT4 {
             nonblock(call.args[3])
         } else {
             0
         };
-        lifecycle::attach(call.thread, fd, flags | socket_flags::ACCEPTED);
+        lifecycle::attach(call.thread, fd, flags | inherited | socket_flags::ACCEPTED);
     }
     Ok(fd)
 }

@@ -8,13 +8,15 @@ use crate::syscall::table::forward;
 use crate::usermem::UserPtr;
 use core::sync::atomic::Ordering;
 use pegasus_abi::socket::{
-    FIONBIO, FIONREAD, IPPROTO_TCP, SIOCOUTQ, SO_ERROR, SO_RCVLOWAT, SOL_SOCKET, TCP_CORK,
-    TCP_INFO, TCP_NODELAY, TCP_ULP,
+    FIONBIO, FIONREAD, IPPROTO_TCP, SIOCOUTQ, SO_ERROR, SO_RCVLOWAT, SO_RCVTIMEO, SO_RCVTIMEO_NEW,
+    SO_SNDTIMEO, SO_SNDTIMEO_NEW, SOL_SOCKET, TCP_CORK, TCP_INFO, TCP_NODELAY, TCP_ULP,
 };
 use pegasus_abi::{Errno, Result};
 use pegasus_contract::layout::BUFFER_LEN;
 use pegasus_contract::socket::{EndState, INLINE_LEN, SocketRecord, socket_flags};
 
+/// Timeouts of calls, with the `time_t` of old and the one of 64 bits.
+const TIMEOUTS: [usize; 4] = [SO_RCVTIMEO, SO_SNDTIMEO, SO_RCVTIMEO_NEW, SO_SNDTIMEO_NEW];
 /// In place of a flag: SO_RCVLOWAT.
 const RECEIVE_LEAST: u32 = u32::MAX;
 
@@ -59,6 +61,11 @@ pub fn setsockopt(call: &Call) -> Result {
             }
         }
         return done;
+    }
+    if level & 0xffff_ffff == SOL_SOCKET && TIMEOUTS.contains(&(option & 0xffff_ffff)) {
+        socket
+            .flags
+            .fetch_or(socket_flags::TIMED, Ordering::Relaxed);
     }
     if (level & 0xffff_ffff, option & 0xffff_ffff) != (SOL_SOCKET, SO_RCVLOWAT) {
         return forward(call);

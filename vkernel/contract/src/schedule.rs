@@ -1,0 +1,49 @@
+//! Workers: tasks of a shared instance that run threads of its containers in turns.
+
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
+
+/// Workers there can be: one for each of the first so many CPUs.
+pub const WORKERS_MAX: usize = 256;
+/// Threads that can wait to be taken over by a worker.
+pub const INBOX_LEN: usize = 32;
+
+#[repr(C)]
+pub struct ScheduleRecord {
+    /// Non-zero: there is a monitor, which makes workers when they are wanted.
+    pub has_monitor: AtomicU32,
+    /// Futex of the monitor: incremented when a worker is wanted, or is to look at the thread that it runs.
+    pub doorbell: AtomicU32,
+    pub _pad: [AtomicU64; 7],
+    /// By CPU.
+    pub workers: [WorkerRecord; WORKERS_MAX],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum WorkerState {
+    /// There is none, and nobody has asked for one.
+    Absent = 0,
+    /// The monitor is asked to make one.
+    Wanted = 1,
+    /// It cannot be made.
+    Impossible = 2,
+    Awake = 3,
+    /// Waits on `state`, which whoever puts something into the inbox sets to `Awake`.
+    Asleep = 4,
+}
+
+#[repr(C, align(64))]
+pub struct WorkerRecord {
+    /// Futex of [`WorkerState`].
+    pub state: AtomicU32,
+    /// In the instance's pid namespace.
+    pub tid: AtomicI32,
+    /// Non-zero: the monitor is asked to interrupt it.
+    pub attention: AtomicU32,
+    /// Which entries of the inbox are filled; bit i is entry i.
+    pub waiting: AtomicU32,
+    /// Incremented each time that all threads here have had a turn.
+    pub rounds: AtomicU64,
+    /// Addresses of threads of the vkernel that wait to be taken over; 0 for none.
+    pub inbox: [AtomicU64; INBOX_LEN],
+}
