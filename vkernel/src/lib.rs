@@ -13,6 +13,7 @@
 extern crate alloc;
 
 pub mod boot;
+mod deadline;
 pub mod entry;
 mod epoll;
 mod exec;

@@ -37,6 +37,9 @@ pub struct HeapHeader {
     pub low_window_owner: AtomicU32,
     /// Number of the last pid namespace seen, see [`ProcessRecord::namespace`].
     pub namespaces: AtomicU32,
+    /// Time-stamp counter and CLOCK_MONOTONIC, in nanoseconds, when the heap was made.
+    pub clock_cycles: AtomicU64,
+    pub clock_ns: AtomicU64,
     /// The auxiliary vector of the process that made the heap, (type, value) pairs up to AT_NULL.
     pub auxv: [[AtomicU64; 2]; AUXV_LEN],
     pub containers: [ContainerRecord; CONTAINERS_MAX],

@@ -58,6 +58,7 @@ fn init(args: &InitArgs) -> Result {
         to[0].store(from[0], Ordering::Relaxed);
         to[1].store(from[1], Ordering::Relaxed);
     }
+    crate::deadline::start_clocks();
     header.magic.store(HEAP_MAGIC, Ordering::Release);
     Ok(0)
 }

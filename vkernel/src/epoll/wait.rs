@@ -1,5 +1,6 @@
 //! epoll_wait(2) and its kin, for sets that have TCP sockets in them.
 
+use crate::deadline::Deadline;
 use crate::entry::Call;
 use crate::epoll::control::{convert, item_of, restore, wake_sleeper};
 use crate::epoll::set::{self, Queued, enqueue, has_queued};
@@ -9,7 +10,7 @@ use crate::socket::connection::{Link, Source};
 use crate::socket::descriptors::{Entry, Table};
 use crate::socket::pools::Pooled;
 use crate::socket::receive::note_kernel_events;
-use crate::socket::wait::{self, Deadline, cycles};
+use crate::socket::wait::{self, cycles};
 use crate::socket::{lifecycle, readiness, wake};
 use crate::syscall::table::forward_as;
 use crate::task::Thread;
@@ -27,7 +28,7 @@ const LOOK_AT_KERNEL_CYCLES_AWAY: u64 = 4_000_000;
 /// In [`Wait::items`]: a descriptor of Linux's alone.
 const NO_ITEM: u32 = u32::MAX;
 /// Most events that one call gives.
-const BATCH_MAX: usize = 128;
+const BATCH_MAX: usize = 64;
 
 /// One wait.
 struct Wait<'a> {
@@ -291,6 +292,7 @@ impl Wait<'_> {
             Some(deadline) => deadline.left(),
             None => self.timeout,
         };
+        crate::schedule::away::dbg(13);
         let done = self.wait_in_kernel(&mut events, left);
         self.set.sleepers.fetch_sub(1, Ordering::SeqCst);
         self.set.looked_at.store(cycles(), Ordering::Relaxed);

@@ -4,8 +4,8 @@
 //! thread looks for about as long as its last waits have taken, if that is short, and hardly at all if it is long. And of the threads
 //! of a process always fewer look than there are CPUs: somebody must be left to answer.
 
+use crate::deadline::Deadline;
 use crate::schedule::away::{self, is_away};
-use crate::socket::wait::Deadline;
 use crate::task::Thread;
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, Ordering};

@@ -1,10 +1,10 @@
 //! A thread's way to a worker and back.
 #![allow(unsafe_code)]
 
+use crate::deadline::Deadline;
 use crate::limits::FPSTATE_LEN_MAX;
 use crate::schedule::worker::Worker;
 use crate::signal::{ALL_BUT_KEPT, deliver, doorbell, receive};
-use crate::socket::wait::Deadline;
 use crate::syscall::table;
 use crate::task::{Thread, header, instance_kind};
 use core::cell::{Cell, UnsafeCell};
@@ -24,12 +24,12 @@ const WAIT_CYCLES_MAX: u64 = 2_000_000;
 /// A wait that ends sooner than this is spent at home, whose timers are exact: a worker may be busy for as long.
 const DEADLINE_NS_MIN: u64 = 10_000_000;
 /// Rounds of a worker without anything to do after which its threads go to sleep.
-const IDLE_ROUNDS_MAX: u32 = 8;
+const IDLE_ROUNDS_MAX: u32 = 2;
 /// A thread goes away after so many short waits at home …
-const EAGERNESS_AWAY: u32 = 16;
+const EAGERNESS_AWAY: u32 = 4;
 const EAGERNESS_MAX: u32 = 64;
 /// … and a trip home makes up for so many.
-const EAGERNESS_PER_TRIP: u32 = 8;
+const EAGERNESS_PER_TRIP: u32 = 2;
 
 /// Values of [`Away::place`].
 const HOME: u32 = 0;
@@ -126,6 +126,9 @@ impl Away {
     }
 }
 
+pub fn dbg(n: usize) {
+    header().schedule.dbg[n].fetch_add(1, Ordering::Relaxed);
+}
 /// Whether a worker runs the calling thread.
 pub fn is_away(thread: &Thread) -> bool {
     thread.area.worker.get() != 0
@@ -144,6 +147,7 @@ fn count(thread: &Thread, is_trip: bool) {
 
 /// The thread has waited at home, and not for long.
 pub fn note_short_wait(thread: &Thread) {
+    dbg(11);
     thread.away.change_eagerness(|eagerness| eagerness + 1);
 }
 
@@ -218,6 +222,7 @@ fn is_fit(thread: &Thread) -> bool {
 
 /// Leaves the thread to a worker, and this task asleep. Tells whether a worker has taken it.
 fn go(thread: &'static Thread, record: &'static WorkerRecord) -> bool {
+    dbg(6);
     if extended::is_immovable() {
         return false;
     }
@@ -288,8 +293,14 @@ fn leave(thread: &'static Thread, wish: Wish) {
     let away = &thread.away;
     away.wish.set(wish);
     extended::save(&away.extended);
-    // SAFETY: the worker waits there for this thread.
-    unsafe { switch::switch(&away.context, worker.context()) };
+    let next = if wish == Wish::Turn {
+        worker.pass_on()
+    } else {
+        None
+    };
+    let context = next.map_or_else(|| worker.context(), |next| next.away.context());
+    // SAFETY: the worker, or another of its threads, waits there for its turn.
+    unsafe { switch::switch(&away.context, context) };
     arrive(thread);
 }
 
@@ -298,10 +309,8 @@ pub fn go_home(thread: &'static Thread) {
     if !is_away(thread) {
         return;
     }
+    dbg(7);
     count(thread, true);
-    thread
-        .away
-        .change_eagerness(|eagerness| eagerness.saturating_sub(EAGERNESS_PER_TRIP));
     // A worker that has taken the thread back without need sends it home when asked again.
     while is_away(thread) {
         leave(thread, Wish::Home);
@@ -309,16 +318,31 @@ pub fn go_home(thread: &'static Thread) {
 }
 
 /// [`go_home`] for the calling thread, if it is one.
+/// A trip home for a call.
+fn charge(thread: &Thread) {
+    thread
+        .away
+        .change_eagerness(|eagerness| eagerness.saturating_sub(EAGERNESS_PER_TRIP));
+}
+
+fn thread_nr() -> usize {
+    Thread::current().regs().nr & 511
+}
 pub fn go_home_if_away() {
     // SAFETY: registered only where there is FSGSBASE; every other GS base than 0 is an area's.
     let area = unsafe { pegasus_arch::area::current_if_any() };
     if area.is_some_and(|area| area.worker.get() != 0) {
+        charge(Thread::current());
+        dbg(9);
+        dbg(512 + thread_nr());
         go_home(Thread::current());
     }
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn pegasus_go_home() {
+    dbg(8);
+    dbg(512 + thread_nr());
     go_home(Thread::current());
 }
 
@@ -333,6 +357,7 @@ pub fn look(
     let begin = cycles();
     let mut has_looked = false;
     if !deadline.is_after(DEADLINE_NS_MIN) {
+        dbg(1);
         go_home(thread);
         return true;
     }
@@ -351,10 +376,16 @@ pub fn look(
         }
         let is_lease_over = now.wrapping_sub(thread.away.fit_since.get()) > LEASE_CYCLES;
         if bits != 0 || is_lease_over {
+            dbg(if bits != 0 { 2 } else { 3 });
             go_home(thread);
             return true;
         }
         let is_idle = has_looked && worker.idle_rounds() > IDLE_ROUNDS_MAX;
+        if is_idle {
+            dbg(4)
+        } else if now.wrapping_sub(begin) > WAIT_CYCLES_MAX {
+            dbg(5)
+        }
         if is_idle || now.wrapping_sub(begin) > WAIT_CYCLES_MAX {
             go_home(thread);
             return false;
@@ -381,6 +412,7 @@ pub fn note_pending(thread: &Thread) {
 
 /// Goes on, on the home task, where the thread was interrupted on the worker.
 fn finish_by_frame(thread: &'static Thread) -> ! {
+    dbg(10);
     settle_at_home(thread);
     count(thread, true);
     thread.away.place.store(HOME, Ordering::Relaxed);

@@ -43,6 +43,8 @@ pub struct Worker {
     context: Cell<usize>,
     hosted: [Cell<Option<&'static Thread>>; HOSTED_MAX],
     hosted_len: Cell<usize>,
+    /// Which of them has its turn.
+    cursor: Cell<usize>,
     /// Counts turns; what it was at the last tick of the timer.
     turns: Cell<u64>,
     turns_at_tick: Cell<u64>,
@@ -73,6 +75,7 @@ impl Worker {
                 context: Cell::new(0),
                 hosted: [const { Cell::new(None) }; HOSTED_MAX],
                 hosted_len: Cell::new(0),
+                cursor: Cell::new(0),
                 turns: Cell::new(0),
                 turns_at_tick: Cell::new(0),
                 has_progressed: Cell::new(false),
@@ -142,11 +145,8 @@ impl Worker {
                 continue;
             }
             self.run_all();
-            self.record.rounds.fetch_add(1, Ordering::Release);
-            if self.has_progressed.replace(false) {
-                self.idle_rounds.set(0);
-            } else {
-                self.idle_rounds.set(self.idle_rounds.get() + 1);
+            self.end_round();
+            if self.idle_rounds.get() > 0 {
                 // What they all wait for can only come from somebody else, who needs this CPU.
                 pegasus_host::process::yield_now();
             }
@@ -183,39 +183,77 @@ impl Worker {
 
     /// Gives each thread a turn.
     fn run_all(&self) {
-        let mut index = 0;
-        while index < self.hosted_len.get() {
-            let Some(thread) = self.hosted[index].get() else {
-                break;
-            };
-            if is_gone(thread) {
-                self.remove(index);
-                continue;
-            }
-            let is_wanted_home =
-                thread.area.pending.load(Ordering::Relaxed) & !pending::GO_HOME != 0;
-            let wish = if is_wanted_home {
+        self.cursor.set(0);
+        while let Some(thread) = self.present() {
+            let wish = if is_gone(thread) {
+                Wish::Home
+            } else if is_wanted_home(thread) {
+                self.has_progressed.set(true);
                 Wish::Home
             } else {
                 self.run_one(thread)
             };
+            // Not the same one: those that run pass the CPU on among themselves.
+            let Some(thread) = self.present() else { break };
             if wish == Wish::Turn {
-                index += 1;
+                self.cursor.set(self.cursor.get() + 1);
                 continue;
             }
-            self.remove(index);
+            self.remove(self.cursor.get());
             if !is_gone(thread) {
                 thread.away.send_home(wish);
+                self.has_progressed.set(true);
             }
-            self.has_progressed.set(true);
         }
     }
 
+    /// Whose turn it is.
+    fn present(&self) -> Option<&'static Thread> {
+        let cursor = self.cursor.get();
+        (cursor < self.hosted_len.get())
+            .then(|| self.hosted[cursor].get())
+            .flatten()
+    }
+
+    /// Who runs next when the present thread lets others run, if that can be said without the loop.
+    pub fn pass_on(&self) -> Option<&'static Thread> {
+        let mut next = self.cursor.get() + 1;
+        if next >= self.hosted_len.get() {
+            let is_for_loop =
+                !self.has_progressed.get() || self.record.waiting.load(Ordering::Relaxed) != 0;
+            if is_for_loop {
+                return None;
+            }
+            self.end_round();
+            next = 0;
+        }
+        let thread = self.hosted[next].get()?;
+        if next == self.cursor.get() || is_gone(thread) || is_wanted_home(thread) {
+            return None;
+        }
+        self.cursor.set(next);
+        self.turns.set(self.turns.get() + 1);
+        Some(thread)
+    }
+
+    fn end_round(&self) {
+        let rounds = &self.record.rounds;
+        rounds.store(rounds.load(Ordering::Relaxed) + 1, Ordering::Release);
+        if self.has_progressed.replace(false) {
+            self.idle_rounds.set(0);
+        } else {
+            self.idle_rounds.set(self.idle_rounds.get() + 1);
+        }
+    }
+
+    /// Runs a thread, and those that it passes the CPU on to; gives what the last of them has left for.
     fn run_one(&self, thread: &'static Thread) -> Wish {
         self.turns.set(self.turns.get() + 1);
         // SAFETY: the thread was put here with its context complete, or has left it so.
         unsafe { switch::switch(&self.context, thread.away.context()) };
-        let wish = thread.away.take_wish();
+        let wish = self
+            .present()
+            .map_or(Wish::Turn, |thread| thread.away.take_wish());
         if wish == Wish::HomeByFrame {
             // With all its registers still there.
             extended::clear();
@@ -295,6 +333,10 @@ impl Worker {
 /// `si_code` of a timer's signal.
 const SI_TIMER: i32 = -2;
 const EFLAGS_PLAIN: usize = 0x202;
+
+fn is_wanted_home(thread: &Thread) -> bool {
+    thread.area.pending.load(Ordering::Relaxed) & !pending::GO_HOME != 0
+}
 
 fn is_gone(thread: &Thread) -> bool {
     thread.process().record().is_gone.load(Ordering::Acquire) != 0

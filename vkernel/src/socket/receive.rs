@@ -1,12 +1,15 @@
 //! Receiving: what Linux's stream still holds from before the switch, then from the ring.
 
+use crate::deadline::Deadline;
+use crate::schedule::away::is_away;
 use crate::socket::connection::{Link, Source};
 use crate::socket::lifecycle::{self, Held};
 use crate::socket::segments::Segments;
 use crate::socket::send::{Target, reset, verdict};
-use crate::socket::wait::{self, Deadline, For, Wait};
+use crate::socket::wait::{self, For, Wait};
 use crate::socket::wake;
 use crate::syscall::table::forward_as;
+use crate::task::Thread;
 use core::sync::atomic::{Ordering, fence};
 use pegasus_abi::poll::{POLLERR, POLLHUP, POLLIN, POLLRDHUP};
 use pegasus_abi::socket::{
@@ -18,6 +21,8 @@ use pegasus_sync::Corrupt;
 
 /// A call that would have to wait looks at Linux's socket if nobody has for so long, in cycles: 25 to 50 µs.
 const LOOK_AT_KERNEL_CYCLES: u64 = 100_000;
+/// The same while a worker runs the thread, which comes home to look: 10 to 40 ms. It is only about peers that are killed.
+const LOOK_AT_KERNEL_CYCLES_AWAY: u64 = 40_000_000;
 
 /// One attempt that does not wait.
 enum Step {
@@ -140,14 +145,19 @@ fn has_news(target: &Target, link: &Link, skip: usize) -> bool {
 
 /// From time to time a call that finds nothing asks Linux whether the peer has been killed. Tells whether to look again.
 fn look_at_kernel(target: &Target, link: &Link) -> bool {
-    look_now_and_then(target.socket, link, target.fd)
+    look_now_and_then(target.thread(), target.socket, link, target.fd)
 }
 
 /// Asks Linux whether the peer has been killed, if nobody has for some time. Tells whether that is news.
-pub fn look_now_and_then(socket: &SocketRecord, link: &Link, fd: usize) -> bool {
+pub fn look_now_and_then(thread: &Thread, socket: &SocketRecord, link: &Link, fd: usize) -> bool {
     let looked_at = &socket.looked_at;
     let now = wait::cycles();
-    if now.wrapping_sub(looked_at.load(Ordering::Relaxed)) < LOOK_AT_KERNEL_CYCLES {
+    let cycles_max = if is_away(thread) {
+        LOOK_AT_KERNEL_CYCLES_AWAY
+    } else {
+        LOOK_AT_KERNEL_CYCLES
+    };
+    if now.wrapping_sub(looked_at.load(Ordering::Relaxed)) < cycles_max {
         return false;
     }
     looked_at.store(now, Ordering::Relaxed);

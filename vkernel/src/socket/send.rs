@@ -1,12 +1,13 @@
 //! Sending: into the ring if there is one, else into Linux's stream, with its bytes counted.
 
+use crate::deadline::Deadline;
 use crate::entry::Call;
 use crate::socket::connection::Link;
 use crate::socket::descriptors::{Entry, Table};
 use crate::socket::lifecycle::{self, Held};
 use crate::socket::receive::{look_now_and_then, take_peer_reset};
 use crate::socket::segments::Segments;
-use crate::socket::wait::{self, Deadline, For, Outcome, Wait};
+use crate::socket::wait::{self, For, Outcome, Wait};
 use crate::socket::wake;
 use crate::syscall::table::forward_as;
 use crate::task::Thread;
@@ -236,7 +237,7 @@ fn to_ring(target: &Target, link: &Link, segments: &mut Segments) -> Step {
         return to_kernel_holding(target, segments, &held);
     }
     // A writer that never reads would not learn that its peer has been killed.
-    look_now_and_then(socket, link, target.fd);
+    look_now_and_then(target.thread(), socket, link, target.fd);
     if link.they_are_closed() || target.has(socket_flags::KERNEL_ENDED) {
         // Linux answers such a write with a reset, and the next one with EPIPE.
         return to_kernel_holding(target, segments, &held);

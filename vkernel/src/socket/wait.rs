@@ -4,6 +4,7 @@
 //! cost tens. How long a thread looks follows how long its last waits took: a thread whose peer needs long goes to sleep
 //! at once. On a single CPU nobody can answer while this task looks, so it lets others run instead.
 
+use crate::deadline::Deadline;
 use crate::schedule::away::{self, is_away};
 use crate::socket::connection::{Link, Source};
 use crate::socket::receive::note_kernel_events;
@@ -25,6 +26,8 @@ const LOOK_CYCLES_MIN: u64 = 1_000;
 const WAITS_PER_TRIAL: u32 = 8;
 /// How often a thread that has one CPU lets others run before it sleeps.
 const YIELDS_MAX: u32 = 8;
+/// A wait that ends asleep was a short one if it took less: some 100 µs.
+const SHORT_CYCLES: u64 = 250_000;
 /// How many waits a thread trusts what it knows of its CPUs.
 const WAITS_PER_LOOK_AT_CPUS: u32 = 4096;
 
@@ -85,50 +88,6 @@ pub enum Outcome {
     Closed,
 }
 
-/// A point in time, or none.
-#[derive(Clone, Copy)]
-pub struct Deadline(Option<u64>);
-
-impl Deadline {
-    pub const NEVER: Deadline = Deadline(None);
-
-    pub fn after(ns: u64) -> Deadline {
-        Deadline(Some(
-            pegasus_host::process::monotonic_ns().saturating_add(ns),
-        ))
-    }
-
-    /// At `ns` of CLOCK_MONOTONIC.
-    pub const fn at(ns: u64) -> Deadline {
-        Deadline(Some(ns))
-    }
-
-    pub fn is_never(self) -> bool {
-        self.0.is_none()
-    }
-
-    /// Whether it is not before so many nanoseconds have passed.
-    pub fn is_after(self, ns: u64) -> bool {
-        self.0
-            .is_none_or(|at| at > pegasus_host::process::monotonic_ns().saturating_add(ns))
-    }
-
-    pub fn is_over(self) -> bool {
-        self.0
-            .is_some_and(|at| at <= pegasus_host::process::monotonic_ns())
-    }
-
-    /// What is left, for Linux. `None`: no limit.
-    pub fn left(self) -> Option<Timespec> {
-        let at = self.0?;
-        let ns = at.saturating_sub(pegasus_host::process::monotonic_ns());
-        Some(Timespec {
-            sec: (ns / 1_000_000_000) as i64,
-            nsec: (ns % 1_000_000_000) as i64,
-        })
-    }
-}
-
 pub fn cycles() -> u64 {
     pegasus_arch::area::cycles()
 }
@@ -181,7 +140,11 @@ pub fn look(
 
 /// Notes how long a wait took that ended asleep.
 pub fn learn(thread: &Thread, begin_cycles: u64) {
-    thread.patience.learn(cycles().wrapping_sub(begin_cycles));
+    let waited_cycles = cycles().wrapping_sub(begin_cycles);
+    if waited_cycles < SHORT_CYCLES {
+        away::note_short_wait(thread);
+    }
+    thread.patience.learn(waited_cycles);
 }
 
 /// Sleeps in poll(2), interruptibly. `None` for `left`: without limit.

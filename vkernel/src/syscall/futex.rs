@@ -3,9 +3,9 @@
 //! A wait looks at the word before it joins the queue: until then it is as if the call had come a little later, and whoever changes
 //! the word finds nobody to wake. The semantics and the order of checks are those of Linux's kernel/futex/.
 
+use crate::deadline::Deadline;
 use crate::entry::Call;
 use crate::futex::{Key, Move, Release, Second, Table};
-use crate::socket::wait::Deadline;
 use crate::syscall::table::{forward, forward_as};
 use crate::task::Thread;
 use crate::usermem::UserPtr;

@@ -1,11 +1,12 @@
 //! poll(2), ppoll(2), select(2), pselect6(2): Linux's own, unless a socket with a ring is among the descriptors.
 
+use crate::deadline::Deadline;
 use crate::entry::Call;
 use crate::signal::KEPT;
 use crate::socket::connection::Link;
 use crate::socket::descriptors::{Entry, Table};
 use crate::socket::receive::{look_now_and_then, note_kernel_events};
-use crate::socket::wait::{self, Deadline};
+use crate::socket::wait;
 use crate::socket::{lifecycle, readiness, wake};
 use crate::syscall::table::{forward, forward_as};
 use crate::task::Thread;
@@ -222,7 +223,7 @@ fn events_of(thread: &'static Thread, one: &Known, poll: &PollFd) -> Option<u32>
     match one.what {
         What::Socket(socket) => {
             let link = lifecycle::link(socket, fd)?;
-            look_now_and_then(socket, &link, fd);
+            look_now_and_then(thread, socket, &link, fd);
             let wants_room = wanted & (POLLOUT | POLLWRNORM) != 0;
             let events = readiness::events(thread, socket, &link, fd, wants_room)?;
             Some(events & (wanted | POLLERR | POLLHUP))

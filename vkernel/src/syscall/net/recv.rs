@@ -1,11 +1,11 @@
 //! read(2), readv(2), recvfrom(2), recvmsg(2), recvmmsg(2).
 
+use crate::deadline::Deadline;
 use crate::entry::Call;
 use crate::socket::lifecycle;
 use crate::socket::receive;
 use crate::socket::segments::Segments;
 use crate::socket::send::Target;
-use crate::socket::wait::Deadline;
 use crate::syscall::net::{positionless, target};
 use crate::syscall::table::forward;
 use crate::usermem::UserPtr;
