@@ -98,6 +98,7 @@ fn share(container: &ContainerSample) -> Value {
             "served": flow.calls_served,
         },
         "signals": flow.signals,
+        "workers": { "switches": flow.switches, "tripsHome": flow.trips_home },
         "sites": { "rewritten": container.sites_rewritten, "refused": container.sites_refused },
         "connections": container.sockets,
         "rings": {

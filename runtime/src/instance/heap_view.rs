@@ -79,6 +79,8 @@ pub struct Counters {
     pub trapped: u64,
     pub served: u64,
     pub signals: u64,
+    pub switches: u64,
+    pub trips_home: u64,
     /// By call number; the last entry counts all others.
     pub calls: Vec<u64>,
 }
@@ -211,6 +213,8 @@ impl HeapView {
             trapped: 0,
             served: 0,
             signals: 0,
+            switches: 0,
+            trips_home: 0,
             calls: vec![0; CALLS_COUNTED],
         };
         for shard in 0..COUNTER_SHARDS {
@@ -224,6 +228,14 @@ impl HeapView {
             add(&mut sums.trapped, value(offset_of!(CounterShard, trapped)));
             add(&mut sums.served, value(offset_of!(CounterShard, served)));
             add(&mut sums.signals, value(offset_of!(CounterShard, signals)));
+            add(
+                &mut sums.switches,
+                value(offset_of!(CounterShard, switches)),
+            );
+            add(
+                &mut sums.trips_home,
+                value(offset_of!(CounterShard, trips_home)),
+            );
             for (nr, sum) in sums.calls.iter_mut().enumerate() {
                 add(sum, value(offset_of!(CounterShard, calls) + nr * 8));
             }

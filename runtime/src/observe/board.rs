@@ -8,7 +8,7 @@ use std::time::Duration;
 /// Characters of an id that are shown, as by the engines.
 const ID_LEN_SHOWN: usize = 12;
 
-pub const HEADINGS: [&str; 14] = [
+pub const HEADINGS: [&str; 16] = [
     "CONTAINER",
     "GROUP",
     "PLACED",
@@ -19,6 +19,8 @@ pub const HEADINGS: [&str; 14] = [
     "REWRITTEN/S",
     "TRAPPED/S",
     "SERVED/S",
+    "SWITCHES/S",
+    "HOME/S",
     "SENT/S",
     "RECEIVED/S",
     "RINGS",
@@ -67,6 +69,8 @@ pub struct Row {
     rewritten: f64,
     trapped: f64,
     served: f64,
+    switches: f64,
+    trips_home: f64,
     sent: f64,
     received: f64,
     linked: u64,
@@ -142,6 +146,8 @@ impl Meter {
             rewritten: rate(done.calls_rewritten),
             trapped: rate(done.calls_trapped),
             served: rate(done.calls_served),
+            switches: rate(done.switches),
+            trips_home: rate(done.trips_home),
             sent: rate(done.bytes_sent),
             received: rate(done.bytes_received),
             linked: container.sockets.linked,
@@ -185,6 +191,8 @@ impl Row {
             scaled(self.rewritten),
             scaled(self.trapped),
             scaled(self.served),
+            scaled(self.switches),
+            scaled(self.trips_home),
             scaled(self.sent),
             scaled(self.received),
             self.linked.to_string(),

@@ -65,6 +65,8 @@ struct Containers {
     calls: IntCounterVec,
     served: IntCounterVec,
     signals: IntCounterVec,
+    switches: IntCounterVec,
+    trips_home: IntCounterVec,
     sites: IntGaugeVec,
     rings: Rings,
 }
@@ -120,6 +122,18 @@ impl Containers {
                 registry,
                 "pegasus_container_signals_total",
                 "Signals that the vkernel delivered to a handler.",
+                &one,
+            )?,
+            switches: counters(
+                registry,
+                "pegasus_container_switches_total",
+                "Waits during which a worker ran another thread.",
+                &one,
+            )?,
+            trips_home: counters(
+                registry,
+                "pegasus_container_trips_home_total",
+                "Returns of threads from a worker to their home task.",
                 &one,
             )?,
             sites: gauges(
@@ -194,6 +208,12 @@ impl Containers {
             .with_label_values(&[id])
             .inc_by(total.calls_served);
         self.signals.with_label_values(&[id]).inc_by(total.signals);
+        self.switches
+            .with_label_values(&[id])
+            .inc_by(total.switches);
+        self.trips_home
+            .with_label_values(&[id])
+            .inc_by(total.trips_home);
         self.rings.fill(container, ledger);
     }
 }
@@ -342,6 +362,8 @@ mod tests {
             calls_trapped: 3,
             calls_served: u64::MAX,
             signals: 0,
+            switches: 5,
+            trips_home: 2,
             bytes_sent: 4096,
             bytes_received: 17,
         };

@@ -24,29 +24,36 @@ pub struct Flow {
     /// How many of both the vkernel answered itself.
     pub calls_served: u64,
     pub signals: u64,
+    /// Waits during which a worker ran another thread, and returns from a worker to the home task.
+    pub switches: u64,
+    pub trips_home: u64,
     /// Bytes through rings.
     pub bytes_sent: u64,
     pub bytes_received: u64,
 }
 
 impl Flow {
-    fn values(&self) -> [u64; 6] {
+    fn values(&self) -> [u64; 8] {
         [
             self.calls_rewritten,
             self.calls_trapped,
             self.calls_served,
             self.signals,
+            self.switches,
+            self.trips_home,
             self.bytes_sent,
             self.bytes_received,
         ]
     }
 
-    fn from_values(values: [u64; 6]) -> Self {
+    fn from_values(values: [u64; 8]) -> Self {
         let [
             calls_rewritten,
             calls_trapped,
             calls_served,
             signals,
+            switches,
+            trips_home,
             bytes_sent,
             bytes_received,
         ] = values;
@@ -55,6 +62,8 @@ impl Flow {
             calls_trapped,
             calls_served,
             signals,
+            switches,
+            trips_home,
             bytes_sent,
             bytes_received,
         }
@@ -269,6 +278,8 @@ impl ContainerSample {
                 calls_trapped: counters.trapped,
                 calls_served: counters.served,
                 signals: counters.signals,
+                switches: counters.switches,
+                trips_home: counters.trips_home,
                 ..Flow::default()
             };
             self.flows
@@ -383,7 +394,7 @@ pub mod tests {
 
     #[test]
     fn amounts_do_not_overflow() {
-        let most = Flow::from_values([u64::MAX; 6]);
+        let most = Flow::from_values([u64::MAX; 8]);
         let mut sum = most;
         sum += most;
         assert_eq!(sum, most);

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use std::thread;
 use std::time::Duration;
 
-const PLAYED: &[&str] = &[
+pub const PLAYED: &[&str] = &[
     "tcp_addresses",
     "tcp_close",
     "tcp_flags",
@@ -64,12 +64,12 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// Such containers have IPv6 on their loopback interface, whatever the engine's own default.
-fn with_ipv6<'c, 'a>(spec: Spec<'c, 'a>) -> Spec<'c, 'a> {
+pub fn with_ipv6<'c, 'a>(spec: Spec<'c, 'a>) -> Spec<'c, 'a> {
     spec.options(["--sysctl=net.ipv6.conf.all.disable_ipv6=0"])
 }
 
 /// Does both at the same time: they mostly wait.
-fn at_once<A: Send, B>(
+pub fn at_once<A: Send, B>(
     one: impl FnOnce() -> Result<A> + Send,
     other: impl FnOnce() -> Result<B>,
 ) -> Result<(A, B)> {
@@ -104,12 +104,25 @@ fn play(
     program: &str,
     args: &[&str],
 ) -> Result<[String; 2]> {
+    play_with(context, runtimes, program, args, &[])
+}
+
+/// [`play`] with more options for both containers.
+pub fn play_with(
+    context: &Context,
+    runtimes: [&str; 2],
+    program: &str,
+    args: &[&str],
+    options: &[&str],
+) -> Result<[String; 2]> {
     let words = |role| std::iter::once(role).chain(args.iter().copied());
     let server = with_ipv6(context.on(runtimes[0]))
+        .options(options)
         .program(program, words("serve"))
         .start()?;
     let client = context
         .on(runtimes[1])
+        .options(options)
         .network(&format!("container:{}", server.name))
         .program(program, words("join"))
         .run()?;
@@ -132,7 +145,7 @@ fn play(
 
 /// Does `body` with a runtime whose containers are fused, in a group of this case's own; with the
 /// runtime under test as it is, if that one cannot fuse.
-fn fused<T>(context: &Context, body: impl FnOnce(&str) -> Result<T>) -> Result<T> {
+pub fn fused<T>(context: &Context, body: impl FnOnce(&str) -> Result<T>) -> Result<T> {
     if context.site().runtimes.groups.is_empty() {
         return body(context.runtime());
     }
@@ -148,7 +161,7 @@ fn between_containers(context: &Context, program: &str) -> Result<()> {
     agree(program, &expected, &found)
 }
 
-fn agree(program: &str, expected: &[String; 2], found: &[String; 2]) -> Result<()> {
+pub fn agree(program: &str, expected: &[String; 2], found: &[String; 2]) -> Result<()> {
     for (side, (found, expected)) in ["server", "client"].iter().zip(found.iter().zip(expected)) {
         ensure!(
             found == expected,
@@ -187,7 +200,7 @@ fn strangers(context: &Context) -> Result<()> {
 }
 
 /// The scenario and line where two outputs part.
-fn first_difference(expected: &str, found: &str) -> String {
+pub fn first_difference(expected: &str, found: &str) -> String {
     let mut scenario = "";
     let mut found = found.lines();
     for line in expected.lines() {

@@ -14,6 +14,7 @@ mod lifecycle;
 mod local_bridge;
 mod local_tcp;
 mod network;
+mod one_cpu;
 mod options;
 mod privilege;
 mod programs;
@@ -40,6 +41,7 @@ pub fn all() -> Vec<Case> {
         escapes::cases(),
         fusion::cases(),
         local_tcp::cases(),
+        one_cpu::cases(),
         seeing::cases(),
         crashes::cases(),
         examples::cases(),

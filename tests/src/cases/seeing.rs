@@ -29,7 +29,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// `pegasus` with `args`, about the engine's containers.
-fn pegasus(context: &Context, args: &[&str]) -> Result<Finished> {
+pub fn pegasus(context: &Context, args: &[&str]) -> Result<Finished> {
     let root = context.site().runtime_root().display().to_string();
     let args = [&["--root", &root], args].concat();
     context.host(context.pegasus()?, &args)
@@ -40,7 +40,7 @@ fn busy<'c, 'a>(context: &'c Context<'a>, runtime: &str) -> Result<Container<'c,
 }
 
 /// The value of the series with this name and these labels, after checking every line.
-fn series(text: &str, name: &str, labels: &[(&str, &str)]) -> Result<Option<f64>> {
+pub fn series(text: &str, name: &str, labels: &[(&str, &str)]) -> Result<Option<f64>> {
     let mut found = None;
     let mut typed = BTreeSet::new();
     for line in text.lines() {
