@@ -35,8 +35,6 @@ extern "C" fn pegasus_syscall(regs: &mut Regs) {
             .note_trap(thread.process(), regs.rip - 2, nr);
     }
     if is_away(thread) && !table::runs_away(nr) {
-        away::dbg(12);
-        away::dbg(512 + (nr & 511));
         away::go_home(thread);
     }
     let call = Call {

@@ -14,7 +14,6 @@ pub struct ScheduleRecord {
     /// Futex of the monitor: incremented when a worker is wanted, or is to look at the thread that it runs.
     pub doorbell: AtomicU32,
     pub _pad: [AtomicU64; 7],
-    pub dbg: [AtomicU64; 1024],
     /// By CPU.
     pub workers: [WorkerRecord; WORKERS_MAX],
 }

@@ -292,7 +292,6 @@ impl Wait<'_> {
             Some(deadline) => deadline.left(),
             None => self.timeout,
         };
-        crate::schedule::away::dbg(13);
         let done = self.wait_in_kernel(&mut events, left);
         self.set.sleepers.fetch_sub(1, Ordering::SeqCst);
         self.set.looked_at.store(cycles(), Ordering::Relaxed);

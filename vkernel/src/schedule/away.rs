@@ -126,9 +126,6 @@ impl Away {
     }
 }
 
-pub fn dbg(n: usize) {
-    header().schedule.dbg[n].fetch_add(1, Ordering::Relaxed);
-}
 /// Whether a worker runs the calling thread.
 pub fn is_away(thread: &Thread) -> bool {
     thread.area.worker.get() != 0
@@ -147,7 +144,6 @@ fn count(thread: &Thread, is_trip: bool) {
 
 /// The thread has waited at home, and not for long.
 pub fn note_short_wait(thread: &Thread) {
-    dbg(11);
     thread.away.change_eagerness(|eagerness| eagerness + 1);
 }
 
@@ -222,7 +218,6 @@ fn is_fit(thread: &Thread) -> bool {
 
 /// Leaves the thread to a worker, and this task asleep. Tells whether a worker has taken it.
 fn go(thread: &'static Thread, record: &'static WorkerRecord) -> bool {
-    dbg(6);
     if extended::is_immovable() {
         return false;
     }
@@ -309,7 +304,6 @@ pub fn go_home(thread: &'static Thread) {
     if !is_away(thread) {
         return;
     }
-    dbg(7);
     count(thread, true);
     // A worker that has taken the thread back without need sends it home when asked again.
     while is_away(thread) {
@@ -325,24 +319,17 @@ fn charge(thread: &Thread) {
         .change_eagerness(|eagerness| eagerness.saturating_sub(EAGERNESS_PER_TRIP));
 }
 
-fn thread_nr() -> usize {
-    Thread::current().regs().nr & 511
-}
 pub fn go_home_if_away() {
     // SAFETY: registered only where there is FSGSBASE; every other GS base than 0 is an area's.
     let area = unsafe { pegasus_arch::area::current_if_any() };
     if area.is_some_and(|area| area.worker.get() != 0) {
         charge(Thread::current());
-        dbg(9);
-        dbg(512 + thread_nr());
         go_home(Thread::current());
     }
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn pegasus_go_home() {
-    dbg(8);
-    dbg(512 + thread_nr());
     go_home(Thread::current());
 }
 
@@ -357,16 +344,21 @@ pub fn look(
     let begin = cycles();
     let mut has_looked = false;
     if !deadline.is_after(DEADLINE_NS_MIN) {
-        dbg(1);
         go_home(thread);
         return true;
     }
     loop {
         if is_ready() {
-            worker.note_progress();
+            if is_away(thread) {
+                worker.note_progress();
+            }
             if has_looked {
                 thread.away.change_eagerness(|eagerness| eagerness + 1);
             }
+            return true;
+        }
+        if !is_away(thread) {
+            // Looking took a call of Linux's.
             return true;
         }
         let now = cycles();
@@ -376,18 +368,11 @@ pub fn look(
         }
         let is_lease_over = now.wrapping_sub(thread.away.fit_since.get()) > LEASE_CYCLES;
         if bits != 0 || is_lease_over {
-            dbg(if bits != 0 { 2 } else { 3 });
             go_home(thread);
             return true;
         }
         let is_idle = has_looked && worker.idle_rounds() > IDLE_ROUNDS_MAX;
         if is_idle {
-            dbg(4)
-        } else if now.wrapping_sub(begin) > WAIT_CYCLES_MAX {
-            dbg(5)
-        }
-        if is_idle || now.wrapping_sub(begin) > WAIT_CYCLES_MAX {
-            go_home(thread);
             return false;
         }
         count(thread, false);
@@ -412,7 +397,6 @@ pub fn note_pending(thread: &Thread) {
 
 /// Goes on, on the home task, where the thread was interrupted on the worker.
 fn finish_by_frame(thread: &'static Thread) -> ! {
-    dbg(10);
     settle_at_home(thread);
     count(thread, true);
     thread.away.place.store(HOME, Ordering::Relaxed);

@@ -111,11 +111,6 @@ fn can_kick(link: &Link) -> bool {
 fn kick(link: &Link, fd: usize) {
     let mine = link.mine();
     mine.kicks_sent.fetch_add(1, Ordering::SeqCst);
-    crate::schedule::away::dbg(if crate::schedule::away::is_away(Thread::current()) {
-        14
-    } else {
-        15
-    });
     if pegasus_host::socket::send_now(fd, b"!").is_err() {
         mine.kicks_sent.fetch_sub(1, Ordering::SeqCst);
     }
