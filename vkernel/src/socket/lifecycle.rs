@@ -206,7 +206,9 @@ pub fn retire_if_done(socket: &'static SocketRecord, link: &Link, fd: usize) -> 
         set |= socket_flags::PEER_RESET;
     }
     let is_told_here = [EndState::Closed as u32, EndState::ResetAfterEnd as u32];
-    if is_told_here.contains(&their_end) || was_killed {
+    // Or Linux has told of a reset already.
+    let was_told = flags & socket_flags::PEER_RESET != 0;
+    if is_told_here.contains(&their_end) || was_killed || was_told {
         set |= socket_flags::AT_END;
     }
     let least = socket.receive_least.load(Ordering::Relaxed);
