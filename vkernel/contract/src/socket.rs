@@ -248,7 +248,9 @@ pub struct ItemRecord {
     /// 1: Linux's registration is the one for rings; 0: it is the program's, with other data; 2: that, and it does for rings.
     pub converted: AtomicU32,
     pub next_free: AtomicU32,
-    pub _pad: u64,
+    /// How often the record has been used: a late report of Linux's is not for the next member that has it.
+    pub uses: AtomicU32,
+    pub _pad: u32,
 }
 
 /// An open file description of an epoll set that has sockets in it.

@@ -155,19 +155,40 @@ fn can_be_parked(item: &ItemRecord) -> bool {
     item.converted.load(Ordering::Relaxed) == REGISTERED_FOR_RINGS && wanted & EPOLLEXCLUSIVE == 0
 }
 
+/// Bits of an item's number in the data of its registration; above them is the use of its record.
+const NUMBER_BITS: u32 = ItemRecord::MAX.ilog2();
+const _: () = assert!(ItemRecord::MAX.is_power_of_two());
+
 /// The data of Linux's registration of an item.
 pub fn data_of(set: &SetRecord, item: &ItemRecord) -> u64 {
-    u64::from(set.tag.load(Ordering::Relaxed)) << 32 | u64::from(item.index())
+    let uses = item.uses.load(Ordering::Relaxed);
+    let number = uses << NUMBER_BITS | item.index();
+    u64::from(set.tag.load(Ordering::Relaxed)) << 32 | u64::from(number)
 }
 
-/// The item that Linux's data stands for.
-pub fn item_of(set: &SetRecord, data: u64) -> Option<&'static ItemRecord> {
+/// Whom Linux's data stands for.
+pub enum Reported {
+    Item(&'static ItemRecord),
+    /// An item that has left the set since Linux spoke of it.
+    Gone,
+    /// A member that the vkernel does not know: the data is the program's own.
+    Other,
+}
+
+/// Whom Linux's data stands for.
+pub fn reported(set: &SetRecord, data: u64) -> Reported {
     if data >> 32 != u64::from(set.tag.load(Ordering::Relaxed)) {
-        return None;
+        return Reported::Other;
     }
-    ItemRecord::at(data as u32).filter(|item| {
-        item.set.load(Ordering::Relaxed) == set.index() && item.member.load(Ordering::SeqCst) != 0
-    })
+    let index = data as u32 & ((1 << NUMBER_BITS) - 1);
+    let is_it = |item: &&ItemRecord| {
+        item.set.load(Ordering::Relaxed) == set.index()
+            && item.member.load(Ordering::SeqCst) != 0
+            && data_of(set, item) == data
+    };
+    ItemRecord::at(index)
+        .filter(is_it)
+        .map_or(Reported::Gone, Reported::Item)
 }
 
 fn store_request(item: &ItemRecord, event: &EpollEvent) {
@@ -191,6 +212,7 @@ fn add_item(
     item.socket.store(number, Ordering::Relaxed);
     item.fd.store(request.fd as u32, Ordering::Relaxed);
     item.converted.store(0, Ordering::Relaxed);
+    item.uses.fetch_add(1, Ordering::Relaxed);
     item.link.reset();
     store_request(item, event);
     let link = socket.and_then(|socket| {

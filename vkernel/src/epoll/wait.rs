@@ -1,7 +1,7 @@
 //! epoll_wait(2) and its kin, for sets that have TCP sockets in them.
 
 use crate::entry::Call;
-use crate::epoll::control::{convert, item_of, restore, wake_sleeper};
+use crate::epoll::control::{Reported, convert, reported, restore, wake_sleeper};
 use crate::epoll::set::{self, Queued, enqueue, has_queued};
 use crate::signal::KEPT;
 use crate::socket::connection::{Link, Source};
@@ -229,11 +229,14 @@ impl Wait<'_> {
     fn take_from_kernel(&mut self, events: &[EpollEvent]) {
         for event in events {
             let (bits, data) = (event.events, event.data);
-            match item_of(self.set, data) {
-                None => self.give(bits, data, NO_ITEM),
-                Some(item) if self.is_ring(item, bits) => {}
-                Some(item) if self.items[..self.given].contains(&item.index()) => {}
-                Some(item) => self.give(bits, item.data.load(Ordering::Relaxed), item.index()),
+            match reported(self.set, data) {
+                Reported::Other => self.give(bits, data, NO_ITEM),
+                Reported::Gone => {}
+                Reported::Item(item) if self.is_ring(item, bits) => {}
+                Reported::Item(item) if self.items[..self.given].contains(&item.index()) => {}
+                Reported::Item(item) => {
+                    self.give(bits, item.data.load(Ordering::Relaxed), item.index());
+                }
             }
         }
         self.collect();
