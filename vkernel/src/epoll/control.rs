@@ -3,6 +3,7 @@
 use crate::entry::Call;
 use crate::epoll::set::{self, add, enqueue, find};
 use crate::epoll::wait::evaluate;
+use crate::socket::connection::Link;
 use crate::socket::descriptors::{Entry, Table};
 use crate::socket::pools::Pooled;
 use crate::socket::{lifecycle, returning, wake};
@@ -246,7 +247,9 @@ fn add_item(
         set::release(item, is_certain);
         return done;
     }
-    if link.is_some() {
+    // A peer that has linked the two meanwhile has not seen the item, and Linux's set does not see the ring.
+    let is_linked = || socket.and_then(Link::of).is_some();
+    if link.is_some() || is_linked() {
         make_ready(request, set, item);
     }
     done
@@ -277,11 +280,12 @@ fn change_item(
 /// Queues an item, and wakes somebody who sleeps on the set.
 fn make_ready(request: &Request, set: &'static SetRecord, item: &'static ItemRecord) {
     let set_fd = request.set_fd;
-    // Nobody shall be woken for nothing, least of all who watches the set from outside.
-    let is_ready = set::is_slept_on(set)
-        && evaluate(request.call.thread, set, set_fd, item).is_some_and(|events| events != 0);
+    // First: who goes to sleep after the look at the sleepers finds it queued.
     enqueue(set, item);
-    if is_ready {
+    // Nobody shall be woken for nothing, least of all who watches the set from outside.
+    if set::is_slept_on(set)
+        && evaluate(request.call.thread, set, set_fd, item).is_some_and(|events| events != 0)
+    {
         wake_sleeper(set_fd, set, item);
     }
 }
