@@ -207,13 +207,14 @@ impl Wait<'_> {
     }
 
     fn is_time_to_look(&self) -> bool {
-        let nothing_yet = self.given == 0 && self.is_immediate;
+        // Whoever asks and does not wait is told all there is: what it has changed itself it knows of.
+        let is_last_chance = self.given == 0 && (self.is_immediate || self.thread.has_pending());
         let looked_at = self.set.looked_at.load(Ordering::Relaxed);
         let has_rings = self.set.in_use.load(Ordering::Relaxed) == 2;
         let is_long_ago = cycles().wrapping_sub(looked_at) > LOOK_AT_KERNEL_CYCLES || !has_rings;
         // Whoever watches this set from outside shall not be told of it again.
         let is_watched = self.set.watched.load(Ordering::Relaxed) != 0;
-        self.has_room() && (is_watched || is_long_ago && (self.given > 0 || nothing_yet))
+        self.has_room() && (is_watched || is_last_chance || self.given > 0 && is_long_ago)
     }
 
     fn look_at_kernel(&mut self) -> Result<()> {
