@@ -1,5 +1,6 @@
 //! Receiving: what Linux's stream still holds from before the switch, then from the ring.
 
+use crate::epoll;
 use crate::socket::connection::{Link, Source};
 use crate::socket::lifecycle::{self, Held};
 use crate::socket::segments::Segments;
@@ -170,6 +171,8 @@ pub fn note_kernel_events(socket: &SocketRecord, link: &Link, fd: usize, events:
         socket
             .flags
             .fetch_or(socket_flags::KERNEL_ENDED, Ordering::SeqCst);
+        // Whoever hears it from Linux later takes it for old.
+        epoll::set::note_all_ready(socket);
     }
     is_news
 }
