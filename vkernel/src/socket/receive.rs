@@ -260,6 +260,9 @@ fn from_ring(target: &Target, link: &Link, segments: &mut Segments, held: Held) 
             if !peeks && had * 4 > link.incoming_capacity() {
                 tell_of_room(link, target.fd);
             }
+            if !link.incoming().0.is_empty() {
+                epoll::set::note_seen(target.socket);
+            }
             Step::Moved(len)
         }
     }
