@@ -3,7 +3,7 @@
 use crate::entry::Call;
 use crate::epoll::control::{Reported, convert, reported, restore, wake_sleeper};
 use crate::epoll::set::{self, Queued, enqueue, has_queued};
-use crate::signal::KEPT;
+use crate::signal::{KEPT, was_let_in};
 use crate::socket::connection::{Link, Source};
 use crate::socket::descriptors::{Entry, Table};
 use crate::socket::pools::Pooled;
@@ -84,8 +84,10 @@ pub fn epoll_wait(
 impl Wait<'_> {
     fn run(&mut self) -> Result {
         loop {
+            // Before the look: what is ready goes first.
+            let has_signal = self.thread.has_pending();
             self.collect();
-            if self.is_time_to_look() {
+            if self.is_time_to_look(has_signal) {
                 self.look_at_kernel()?;
             }
             if self.given > 0 || self.has_faulted {
@@ -94,7 +96,7 @@ impl Wait<'_> {
             if self.is_immediate {
                 return Ok(0);
             }
-            if self.thread.has_pending() {
+            if has_signal {
                 return Err(Errno::ERESTARTNOHAND);
             }
             let set = self.set;
@@ -125,15 +127,15 @@ impl Wait<'_> {
     }
 
     fn finish(&mut self) -> Result {
-        if self.given == 0 {
-            return Err(Errno::EFAULT);
-        }
         // Like Linux, which wakes the next waiter while its ready list is not empty.
         if let Some(item) = self.last
             && has_queued(self.set)
             && self.set.sleepers.load(Ordering::SeqCst) != 0
         {
             wake_sleeper(self.set_fd, self.set, item);
+        }
+        if self.given == 0 {
+            return Err(Errno::EFAULT);
         }
         Ok(self.given)
     }
@@ -153,7 +155,9 @@ impl Wait<'_> {
 
     /// Gives what is ready of the queue.
     fn collect(&mut self) {
-        if !has_queued(self.set) || !self.has_room() {
+        // Another thread may have taken the queue, and be about to put back what it has no room for.
+        let may_have_some = has_queued(self.set) || self.set.claim.is_taken();
+        if !may_have_some || !self.has_room() {
             return;
         }
         let held = set::claim(self.set, self.thread);
@@ -206,9 +210,9 @@ impl Wait<'_> {
         evaluate(self.thread, self.set, self.set_fd, item)
     }
 
-    fn is_time_to_look(&self) -> bool {
+    fn is_time_to_look(&self, has_signal: bool) -> bool {
         // Whoever asks and does not wait is told all there is: what it has changed itself it knows of.
-        let is_last_chance = self.given == 0 && (self.is_immediate || self.thread.has_pending());
+        let is_last_chance = self.given == 0 && (self.is_immediate || has_signal);
         let looked_at = self.set.looked_at.load(Ordering::Relaxed);
         let has_rings = self.set.in_use.load(Ordering::Relaxed) == 2;
         let is_long_ago = cycles().wrapping_sub(looked_at) > LOOK_AT_KERNEL_CYCLES || !has_rings;
@@ -308,7 +312,17 @@ impl Wait<'_> {
                 // Linux would report again what has been given.
                 (self.given > 0 || self.has_faulted).then(|| self.finish())
             }
-            Err(Errno::EINTR | Errno::ERESTARTSYS) => {
+            // Not made at all.
+            Err(Errno::ERESTARTSYS) => None,
+            Err(Errno::EINTR) => {
+                // Linux looked once more before it gave up, and so does this; but a signal that only the mask let in
+                // has to be seen to have ended the wait.
+                if !was_let_in(self.thread, self.mask) {
+                    self.collect();
+                    if self.given > 0 || self.has_faulted {
+                        return Some(self.finish());
+                    }
+                }
                 if let Some(mask) = self.mask
                     && self.thread.stash().valid
                 {
@@ -395,6 +409,10 @@ pub fn is_ready(thread: &Thread, set: &'static SetRecord, set_fd: usize) -> bool
         if evaluate(thread, set, set_fd, item).is_some_and(|events| events != 0) {
             is_ready = true;
             enqueue(set, item);
+            if set.sleepers.load(Ordering::SeqCst) != 0 {
+                // It may have gone to sleep while the queue was empty.
+                wake_sleeper(set_fd, set, item);
+            }
         }
     }
     is_ready
