@@ -156,7 +156,7 @@ fn can_be_parked(item: &ItemRecord) -> bool {
     item.converted.load(Ordering::Relaxed) == REGISTERED_FOR_RINGS && wanted & EPOLLEXCLUSIVE == 0
 }
 
-/// Bits of an item's number in the data of its registration; above them is the use of its record.
+/// Bits of an item's number in the data of its registration; above them is the use of the record.
 const NUMBER_BITS: u32 = ItemRecord::MAX.ilog2();
 const _: () = assert!(ItemRecord::MAX.is_power_of_two());
 
@@ -195,6 +195,7 @@ pub fn reported(set: &SetRecord, data: u64) -> Reported {
 fn store_request(item: &ItemRecord, event: &EpollEvent) {
     item.events.store(event.events, Ordering::Relaxed);
     item.data.store(event.data, Ordering::Relaxed);
+    item.told.store(0, Ordering::Relaxed);
     item.item_use
         .store(ItemUse::Armed as u32, Ordering::Relaxed);
 }
@@ -266,11 +267,17 @@ fn change_item(
         return Err(Errno::EINVAL);
     }
     if item.converted.load(Ordering::Relaxed) == 0 {
+        // What another thread has in hand of Linux's is old from here on: Linux looks anew.
+        item.uses.fetch_add(1, Ordering::Relaxed);
         let registered = EpollEvent {
             events: event.events,
             data: data_of(set, item),
         };
-        control(request.set_fd, EPOLL_CTL_MOD, request.fd, &registered)?;
+        let done = control(request.set_fd, EPOLL_CTL_MOD, request.fd, &registered);
+        if done.is_err() {
+            item.uses.fetch_sub(1, Ordering::Relaxed);
+            return done;
+        }
     }
     store_request(item, event);
     make_ready(request, set, item);
@@ -336,7 +343,8 @@ pub fn restore(set_fd: usize, set: &SetRecord, item: &'static ItemRecord, thread
     let spent = item_use == ItemUse::Spent as u32;
     let wanted = item.events.load(Ordering::Relaxed);
     let event = EpollEvent {
-        events: if spent { 0 } else { wanted },
+        // Errors are always reported; by edge, so that nobody is woken for them for ever.
+        events: if spent { EPOLLET } else { wanted },
         data: data_of(set, item),
     };
     if register(set_fd, item, &event) {

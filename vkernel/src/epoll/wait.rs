@@ -239,12 +239,28 @@ impl Wait<'_> {
                 Reported::Gone => {}
                 Reported::Item(item) if self.is_ring(item, bits) => {}
                 Reported::Item(item) if self.items[..self.given].contains(&item.index()) => {}
-                Reported::Item(item) => {
-                    self.give(bits, item.data.load(Ordering::Relaxed), item.index());
-                }
+                Reported::Item(item) => self.give_of_kernel(item, data, bits),
             }
         }
         self.collect();
+    }
+
+    /// Gives what Linux has reported of an item, under `data`.
+    fn give_of_kernel(&mut self, item: &'static ItemRecord, data: u64, bits: u32) {
+        let wanted = item.events.load(Ordering::Relaxed);
+        item.told.store(1, Ordering::Relaxed);
+        if wanted & EPOLLONESHOT == 0 {
+            return self.give(bits, item.data.load(Ordering::Relaxed), item.index());
+        }
+        let _held = set::claim(self.set, self.thread);
+        // Another thread may have told of it, or may just have asked anew.
+        let is_armed = item.item_use.load(Ordering::Relaxed) == ItemUse::Armed as u32;
+        if is_armed && matches!(reported(self.set, data), Reported::Item(_)) {
+            // Else it would be told again by the ring, if the connection gets one now.
+            item.item_use
+                .store(ItemUse::Spent as u32, Ordering::Relaxed);
+            self.give(bits, item.data.load(Ordering::Relaxed), item.index());
+        }
     }
 
     /// Whether an item that Linux has reported is for [`evaluate`] to judge; then it is queued, if that is news.
@@ -385,8 +401,13 @@ pub fn evaluate(
     let events = link.and_then(|link| {
         if item.converted.load(Ordering::Relaxed) == 0 {
             convert(set_fd, set, item);
-            if wanted & EPOLLET != 0 && link.incoming().0.is_empty() && link.their_end() == 0 {
-                // Linux has told of all there is to tell.
+            let was_told = item.told.load(Ordering::Relaxed) != 0;
+            if wanted & EPOLLET != 0
+                && was_told
+                && link.incoming().0.is_empty()
+                && link.their_end() == 0
+            {
+                // Of all there is to tell.
                 return Some(0);
             }
         }
