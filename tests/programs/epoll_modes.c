@@ -230,6 +230,33 @@ static void once_server(void)
     end_set();
 }
 
+// ---- told before either side has used the connection
+
+static void early_server(void)
+{
+    begin_set();
+    watch_fd(EPOLL_CTL_ADD, FD, EPOLLIN | EPOLLOUT | EPOLLONESHOT);
+    note("to write: %s", told(1000));
+    order(10);
+    wait_for(10);
+    note("disarmed, ten came: %s", told(50));
+    watch_fd(EPOLL_CTL_MOD, FD, EPOLLIN | EPOLLONESHOT);
+    note("armed: %s", told(1000));
+    note("disarmed: %s", told(0));
+    end_set();
+}
+
+static void early_edge_server(void)
+{
+    begin_set();
+    watch_fd(EPOLL_CTL_ADD, FD, EPOLLIN | EPOLLOUT | EPOLLET);
+    order(READ);
+    note("nothing to read: %s", outcome(recv(FD, bytes, 1, MSG_DONTWAIT)));
+    note("to write: %s", told(1000));
+    note("not again: %s", told(20));
+    end_set();
+}
+
 // ---- sets in sets
 
 static void nested_server(void)
@@ -423,6 +450,8 @@ static const struct scenario scenarios[] = {
     { "edge_of_client", obedient_client, edge_server, APART },
     { "edge_of_reset", edge_end_server, obedient_client, 0 },
     { "once", once_server, obedient_client, 0 },
+    { "early", early_server, obedient_client, 0 },
+    { "early_edge", early_edge_server, obedient_client, 0 },
     { "nested", nested_server, obedient_client, 0 },
     { "errors", errors_server, obedient_client, 0 },
     { "limits", limits_server, obedient_client, 0 },

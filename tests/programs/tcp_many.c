@@ -57,6 +57,8 @@ static void open_client(void)
 {
     struct sockaddr_in name = loopback(take());
     for (unsigned i = 0; i < (unsigned)thousands * 1000; i++) {
+        if (i % 1000 == 0)
+            watch_begin("open_and_close", SCENARIO_LIMIT_S);
         int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
         // All ports may be waiting for their time to pass, for a moment.
         bool reset = false;

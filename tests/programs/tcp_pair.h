@@ -194,6 +194,8 @@ static inline void send_all(int fd, const void *data, size_t len)
 static inline void receive_all(int fd, void *data, size_t len)
 {
     for (size_t done = 0; done < len;) {
+        // So that an end of file is not reported as the error of an earlier call.
+        errno = 0;
         ssize_t now = read(fd, (char *)data + done, len - done);
         MUST(now > 0);
         done += (size_t)now;

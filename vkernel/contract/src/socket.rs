@@ -250,7 +250,10 @@ pub struct ItemRecord {
     /// 1: Linux's registration is the one for rings; 0: it is the program's, with other data; 2: that, and it does for rings.
     pub converted: AtomicU32,
     pub next_free: AtomicU32,
-    pub _pad: u64,
+    /// Changes with each use of the record and of its registration: a late report of Linux's is not for the next one.
+    pub uses: AtomicU32,
+    /// Linux has told of it since the program last asked.
+    pub told: AtomicU32,
 }
 
 /// An open file description of an epoll set that has sockets in it.

@@ -3,6 +3,7 @@
 use crate::entry::Call;
 use crate::epoll::set::{self, add, enqueue, find};
 use crate::epoll::wait::evaluate;
+use crate::socket::connection::Link;
 use crate::socket::descriptors::{Entry, Table};
 use crate::socket::pools::Pooled;
 use crate::socket::{lifecycle, returning, wake};
@@ -155,24 +156,46 @@ fn can_be_parked(item: &ItemRecord) -> bool {
     item.converted.load(Ordering::Relaxed) == REGISTERED_FOR_RINGS && wanted & EPOLLEXCLUSIVE == 0
 }
 
+/// Bits of an item's number in the data of its registration; above them is the use of the record.
+const NUMBER_BITS: u32 = ItemRecord::MAX.ilog2();
+const _: () = assert!(ItemRecord::MAX.is_power_of_two());
+
 /// The data of Linux's registration of an item.
 pub fn data_of(set: &SetRecord, item: &ItemRecord) -> u64 {
-    u64::from(set.tag.load(Ordering::Relaxed)) << 32 | u64::from(item.index())
+    let uses = item.uses.load(Ordering::Relaxed);
+    let number = uses << NUMBER_BITS | item.index();
+    u64::from(set.tag.load(Ordering::Relaxed)) << 32 | u64::from(number)
 }
 
-/// The item that Linux's data stands for.
-pub fn item_of(set: &SetRecord, data: u64) -> Option<&'static ItemRecord> {
+/// Whom Linux's data stands for.
+pub enum Reported {
+    Item(&'static ItemRecord),
+    /// An item that has left the set since Linux spoke of it.
+    Gone,
+    /// A member that the vkernel does not know: the data is the program's own.
+    Other,
+}
+
+/// Whom Linux's data stands for.
+pub fn reported(set: &SetRecord, data: u64) -> Reported {
     if data >> 32 != u64::from(set.tag.load(Ordering::Relaxed)) {
-        return None;
+        return Reported::Other;
     }
-    ItemRecord::at(data as u32).filter(|item| {
-        item.set.load(Ordering::Relaxed) == set.index() && item.member.load(Ordering::SeqCst) != 0
-    })
+    let index = data as u32 & ((1 << NUMBER_BITS) - 1);
+    let is_it = |item: &&ItemRecord| {
+        item.set.load(Ordering::Relaxed) == set.index()
+            && item.member.load(Ordering::SeqCst) != 0
+            && data_of(set, item) == data
+    };
+    ItemRecord::at(index)
+        .filter(is_it)
+        .map_or(Reported::Gone, Reported::Item)
 }
 
 fn store_request(item: &ItemRecord, event: &EpollEvent) {
     item.events.store(event.events, Ordering::Relaxed);
     item.data.store(event.data, Ordering::Relaxed);
+    item.told.store(0, Ordering::Relaxed);
     item.item_use
         .store(ItemUse::Armed as u32, Ordering::Relaxed);
 }
@@ -191,6 +214,7 @@ fn add_item(
     item.socket.store(number, Ordering::Relaxed);
     item.fd.store(request.fd as u32, Ordering::Relaxed);
     item.converted.store(0, Ordering::Relaxed);
+    item.uses.fetch_add(1, Ordering::Relaxed);
     item.link.reset();
     store_request(item, event);
     let link = socket.and_then(|socket| {
@@ -224,7 +248,9 @@ fn add_item(
         set::release(item, is_certain);
         return done;
     }
-    if link.is_some() {
+    // A peer that has linked the two meanwhile has not seen the item, and Linux's set does not see the ring.
+    let is_linked = || socket.and_then(Link::of).is_some();
+    if link.is_some() || is_linked() {
         make_ready(request, set, item);
     }
     done
@@ -241,11 +267,17 @@ fn change_item(
         return Err(Errno::EINVAL);
     }
     if item.converted.load(Ordering::Relaxed) == 0 {
+        // What another thread has in hand of Linux's is old from here on: Linux looks anew.
+        item.uses.fetch_add(1, Ordering::Relaxed);
         let registered = EpollEvent {
             events: event.events,
             data: data_of(set, item),
         };
-        control(request.set_fd, EPOLL_CTL_MOD, request.fd, &registered)?;
+        let done = control(request.set_fd, EPOLL_CTL_MOD, request.fd, &registered);
+        if done.is_err() {
+            item.uses.fetch_sub(1, Ordering::Relaxed);
+            return done;
+        }
     }
     store_request(item, event);
     make_ready(request, set, item);
@@ -255,11 +287,12 @@ fn change_item(
 /// Queues an item, and wakes somebody who sleeps on the set.
 fn make_ready(request: &Request, set: &'static SetRecord, item: &'static ItemRecord) {
     let set_fd = request.set_fd;
-    // Nobody shall be woken for nothing, least of all who watches the set from outside.
-    let is_ready = set::is_slept_on(set)
-        && evaluate(request.call.thread, set, set_fd, item).is_some_and(|events| events != 0);
+    // First: who goes to sleep after the look at the sleepers finds it queued.
     enqueue(set, item);
-    if is_ready {
+    // Nobody shall be woken for nothing, least of all who watches the set from outside.
+    if set::is_slept_on(set)
+        && evaluate(request.call.thread, set, set_fd, item).is_some_and(|events| events != 0)
+    {
         wake_sleeper(set_fd, set, item);
     }
 }
@@ -310,7 +343,8 @@ pub fn restore(set_fd: usize, set: &SetRecord, item: &'static ItemRecord, thread
     let spent = item_use == ItemUse::Spent as u32;
     let wanted = item.events.load(Ordering::Relaxed);
     let event = EpollEvent {
-        events: if spent { 0 } else { wanted },
+        // Errors are always reported; by edge, so that nobody is woken for them for ever.
+        events: if spent { EPOLLET } else { wanted },
         data: data_of(set, item),
     };
     if register(set_fd, item, &event) {

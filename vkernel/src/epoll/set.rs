@@ -5,6 +5,7 @@ use crate::socket::pools::Pooled;
 use crate::socket::wake::items_of;
 use crate::task::Thread;
 use core::sync::atomic::{AtomicU32, Ordering};
+use pegasus_abi::poll::EPOLLET;
 use pegasus_contract::socket::{ItemRecord, SetRecord, SocketRecord};
 use pegasus_sync::{Link, Taken};
 
@@ -32,6 +33,23 @@ pub fn note_all_ready(socket: &SocketRecord) {
     };
     let _held = take_as(&socket.items_claim, Thread::current().claimant());
     for item in items_of(socket) {
+        if let Some(set) = SetRecord::at(item.set.load(Ordering::Relaxed)) {
+            enqueue(set, item);
+        }
+    }
+}
+
+/// A call has seen that there is something to read, of which the writer may not have come to tell the socket's sets: those that
+/// tell by level do from here on, as Linux's would. By edge the writer's word is what counts.
+pub fn note_seen(socket: &'static SocketRecord) {
+    let is_untold = |item: &&ItemRecord| {
+        item.events.load(Ordering::Relaxed) & EPOLLET == 0 && !item.link.is_queued()
+    };
+    if !items_of(socket).any(|item| is_untold(&item)) {
+        return;
+    }
+    let _held = take_as(&socket.items_claim, Thread::current().claimant());
+    for item in items_of(socket).filter(is_untold) {
         if let Some(set) = SetRecord::at(item.set.load(Ordering::Relaxed)) {
             enqueue(set, item);
         }

@@ -2,10 +2,10 @@
 
 use crate::deadline::Deadline;
 use crate::entry::Call;
-use crate::epoll::control::{convert, item_of, restore, wake_sleeper};
+use crate::epoll::control::{Reported, convert, reported, restore, wake_sleeper};
 use crate::epoll::set::{self, Queued, enqueue, has_queued};
 use crate::schedule::away::is_away;
-use crate::signal::KEPT;
+use crate::signal::{KEPT, was_let_in};
 use crate::socket::connection::{Link, Source};
 use crate::socket::descriptors::{Entry, Table};
 use crate::socket::pools::Pooled;
@@ -88,8 +88,10 @@ pub fn epoll_wait(
 impl Wait<'_> {
     fn run(&mut self) -> Result {
         loop {
+            // Before the look: what is ready goes first.
+            let has_signal = self.thread.has_pending();
             self.collect();
-            if self.is_time_to_look() {
+            if self.is_time_to_look(has_signal) {
                 self.look_at_kernel()?;
             }
             if self.given > 0 || self.has_faulted {
@@ -98,7 +100,7 @@ impl Wait<'_> {
             if self.is_immediate {
                 return Ok(0);
             }
-            if self.thread.has_pending() {
+            if has_signal {
                 return Err(Errno::ERESTARTNOHAND);
             }
             let set = self.set;
@@ -126,15 +128,15 @@ impl Wait<'_> {
     }
 
     fn finish(&mut self) -> Result {
-        if self.given == 0 {
-            return Err(Errno::EFAULT);
-        }
         // Like Linux, which wakes the next waiter while its ready list is not empty.
         if let Some(item) = self.last
             && has_queued(self.set)
             && self.set.sleepers.load(Ordering::SeqCst) != 0
         {
             wake_sleeper(self.set_fd, self.set, item);
+        }
+        if self.given == 0 {
+            return Err(Errno::EFAULT);
         }
         Ok(self.given)
     }
@@ -154,7 +156,9 @@ impl Wait<'_> {
 
     /// Gives what is ready of the queue.
     fn collect(&mut self) {
-        if !has_queued(self.set) || !self.has_room() {
+        // Another thread may have taken the queue, and be about to put back what it has no room for.
+        let may_have_some = has_queued(self.set) || self.set.claim.is_taken();
+        if !may_have_some || !self.has_room() {
             return;
         }
         let held = set::claim(self.set, self.thread);
@@ -207,8 +211,9 @@ impl Wait<'_> {
         evaluate(self.thread, self.set, self.set_fd, item)
     }
 
-    fn is_time_to_look(&self) -> bool {
-        let nothing_yet = self.given == 0 && self.is_immediate;
+    fn is_time_to_look(&self, has_signal: bool) -> bool {
+        // Whoever asks and does not wait is told all there is: what it has changed itself it knows of.
+        let is_last_chance = self.given == 0 && (self.is_immediate || has_signal);
         let looked_at = self.set.looked_at.load(Ordering::Relaxed);
         let has_rings = self.set.in_use.load(Ordering::Relaxed) == 2;
         let cycles_max = if is_away(self.thread) {
@@ -219,7 +224,7 @@ impl Wait<'_> {
         let is_long_ago = cycles().wrapping_sub(looked_at) > cycles_max || !has_rings;
         // Whoever watches this set from outside shall not be told of it again.
         let is_watched = self.set.watched.load(Ordering::Relaxed) != 0;
-        self.has_room() && (is_watched || is_long_ago && (self.given > 0 || nothing_yet))
+        self.has_room() && (is_watched || is_last_chance || self.given > 0 && is_long_ago)
     }
 
     fn look_at_kernel(&mut self) -> Result<()> {
@@ -235,14 +240,33 @@ impl Wait<'_> {
     fn take_from_kernel(&mut self, events: &[EpollEvent]) {
         for event in events {
             let (bits, data) = (event.events, event.data);
-            match item_of(self.set, data) {
-                None => self.give(bits, data, NO_ITEM),
-                Some(item) if self.is_ring(item, bits) => {}
-                Some(item) if self.items[..self.given].contains(&item.index()) => {}
-                Some(item) => self.give(bits, item.data.load(Ordering::Relaxed), item.index()),
+            match reported(self.set, data) {
+                Reported::Other => self.give(bits, data, NO_ITEM),
+                Reported::Gone => {}
+                Reported::Item(item) if self.is_ring(item, bits) => {}
+                Reported::Item(item) if self.items[..self.given].contains(&item.index()) => {}
+                Reported::Item(item) => self.give_of_kernel(item, data, bits),
             }
         }
         self.collect();
+    }
+
+    /// Gives what Linux has reported of an item, under `data`.
+    fn give_of_kernel(&mut self, item: &'static ItemRecord, data: u64, bits: u32) {
+        let wanted = item.events.load(Ordering::Relaxed);
+        item.told.store(1, Ordering::Relaxed);
+        if wanted & EPOLLONESHOT == 0 {
+            return self.give(bits, item.data.load(Ordering::Relaxed), item.index());
+        }
+        let _held = set::claim(self.set, self.thread);
+        // Another thread may have told of it, or may just have asked anew.
+        let is_armed = item.item_use.load(Ordering::Relaxed) == ItemUse::Armed as u32;
+        if is_armed && matches!(reported(self.set, data), Reported::Item(_)) {
+            // Else it would be told again by the ring, if the connection gets one now.
+            item.item_use
+                .store(ItemUse::Spent as u32, Ordering::Relaxed);
+            self.give(bits, item.data.load(Ordering::Relaxed), item.index());
+        }
     }
 
     /// Whether an item that Linux has reported is for [`evaluate`] to judge; then it is queued, if that is news.
@@ -310,7 +334,17 @@ impl Wait<'_> {
                 // Linux would report again what has been given.
                 (self.given > 0 || self.has_faulted).then(|| self.finish())
             }
-            Err(Errno::EINTR | Errno::ERESTARTSYS) => {
+            // Not made at all.
+            Err(Errno::ERESTARTSYS) => None,
+            Err(Errno::EINTR) => {
+                // Linux looked once more before it gave up, and so does this; but a signal that only the mask let in
+                // has to be seen to have ended the wait.
+                if !was_let_in(self.thread, self.mask) {
+                    self.collect();
+                    if self.given > 0 || self.has_faulted {
+                        return Some(self.finish());
+                    }
+                }
                 if let Some(mask) = self.mask
                     && self.thread.stash().valid
                 {
@@ -373,8 +407,13 @@ pub fn evaluate(
     let events = link.and_then(|link| {
         if item.converted.load(Ordering::Relaxed) == 0 {
             convert(set_fd, set, item);
-            if wanted & EPOLLET != 0 && link.incoming().0.is_empty() && link.their_end() == 0 {
-                // Linux has told of all there is to tell.
+            let was_told = item.told.load(Ordering::Relaxed) != 0;
+            if wanted & EPOLLET != 0
+                && was_told
+                && link.incoming().0.is_empty()
+                && link.their_end() == 0
+            {
+                // Of all there is to tell.
                 return Some(0);
             }
         }
@@ -397,6 +436,10 @@ pub fn is_ready(thread: &Thread, set: &'static SetRecord, set_fd: usize) -> bool
         if evaluate(thread, set, set_fd, item).is_some_and(|events| events != 0) {
             is_ready = true;
             enqueue(set, item);
+            if set.sleepers.load(Ordering::SeqCst) != 0 {
+                // It may have gone to sleep while the queue was empty.
+                wake_sleeper(set_fd, set, item);
+            }
         }
     }
     is_ready

@@ -311,26 +311,26 @@ pub fn go_home(thread: &'static Thread) {
     }
 }
 
-/// [`go_home`] for the calling thread, if it is one.
-/// A trip home for a call.
-fn charge(thread: &Thread) {
+/// [`go_home`] for a call that only the home task can make.
+fn go_home_for_call(thread: &'static Thread) {
     thread
         .away
         .change_eagerness(|eagerness| eagerness.saturating_sub(EAGERNESS_PER_TRIP));
+    go_home(thread);
 }
 
+/// [`go_home_for_call`] for the calling thread, if it is one of the vkernel's and away.
 pub fn go_home_if_away() {
     // SAFETY: registered only where there is FSGSBASE; every other GS base than 0 is an area's.
     let area = unsafe { pegasus_arch::area::current_if_any() };
     if area.is_some_and(|area| area.worker.get() != 0) {
-        charge(Thread::current());
-        go_home(Thread::current());
+        go_home_for_call(Thread::current());
     }
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn pegasus_go_home() {
-    go_home(Thread::current());
+    go_home_for_call(Thread::current());
 }
 
 /// Looks until `is_ready`, letting others on the worker run meanwhile. Tells whether to try again rather than to sleep; the thread may be
@@ -372,7 +372,8 @@ pub fn look(
             return true;
         }
         let is_idle = has_looked && worker.idle_rounds() > IDLE_ROUNDS_MAX;
-        if is_idle {
+        if is_idle || now.wrapping_sub(begin) > WAIT_CYCLES_MAX {
+            go_home(thread);
             return false;
         }
         count(thread, false);

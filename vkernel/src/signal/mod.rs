@@ -13,6 +13,7 @@ pub mod deliver;
 pub mod doorbell;
 pub mod receive;
 
+use crate::task::Thread;
 use pegasus_abi::signal::{
     SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGSEGV, SIGSTOP, SIGSYS, SIGTRAP, SigSet, bit,
 };
@@ -33,4 +34,11 @@ pub const ALL_BUT_KEPT: SigSet = !KEPT;
 /// Whether the vkernel owns the kernel-level action of `signal` whatever the container has set.
 pub const fn is_kept(signal: u32) -> bool {
     KEPT & bit(signal) != 0
+}
+
+/// Whether the signal that has come during a wait with `mask` is one that the thread's own mask would have kept out. Linux
+/// takes such a one only for a wait that gives nothing else.
+pub fn was_let_in(thread: &Thread, mask: Option<&SigSet>) -> bool {
+    let stash = thread.stash();
+    mask.is_some() && stash.valid && stash.uc.sigmask & bit(stash.info.signo as u32) != 0
 }

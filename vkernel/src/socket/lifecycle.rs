@@ -183,7 +183,8 @@ pub fn retire_if_done(socket: &'static SocketRecord, link: &Link, fd: usize) -> 
     let kernel_ended = flags & socket_flags::KERNEL_ENDED != 0;
     let their_end = link.their_end();
     let received = socket.kernel_received.load(Ordering::Relaxed);
-    let is_over = match link.source(received) {
+    let source = link.source(received);
+    let is_over = match source {
         Source::Ring => {
             (kernel_ended || their_end >= EndState::Closed as u32) && link.incoming().0.is_empty()
         }
@@ -201,12 +202,16 @@ pub fn retire_if_done(socket: &'static SocketRecord, link: &Link, fd: usize) -> 
     let mut set = socket_flags::RETIRED;
     // A wake-up byte that the peer had not taken makes Linux's end of it a reset; for the program it is one only if there
     // were bytes of its own that were not read.
-    let was_killed = kernel_ended && their_end == EndState::Open as u32;
+    // Of a connection that has gone back Linux knows all, and more may be in its stream.
+    let is_back = matches!(source, Source::KernelAgain { .. });
+    let was_killed = !is_back && kernel_ended && their_end == EndState::Open as u32;
     if was_killed && link.has_unread_at_peer() {
         set |= socket_flags::PEER_RESET;
     }
     let is_told_here = [EndState::Closed as u32, EndState::ResetAfterEnd as u32];
-    if is_told_here.contains(&their_end) || was_killed {
+    // Or Linux has told of a reset already.
+    let was_told = flags & socket_flags::PEER_RESET != 0;
+    if is_told_here.contains(&their_end) || was_killed || was_told {
         set |= socket_flags::AT_END;
     }
     let least = socket.receive_least.load(Ordering::Relaxed);

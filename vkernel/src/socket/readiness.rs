@@ -43,7 +43,7 @@ pub fn events(
     }
     let mut events = match source {
         Source::Ring => ring_events(socket, link),
-        Source::Kernel(_) | Source::KernelAgain { .. } => kernel_events(socket, link, fd, source),
+        Source::Kernel(_) | Source::KernelAgain { .. } => kernel_events(socket, link, fd),
     };
     let peer_finished = their_end != EndState::Open as u32 || kernel_ended;
     let read_shut = peer_finished || flags & socket_flags::READ_SHUT != 0;
@@ -96,15 +96,17 @@ fn ring_events(socket: &SocketRecord, link: &Link) -> u32 {
 }
 
 /// While bytes are still to come through Linux it is Linux who knows whether they have.
-fn kernel_events(socket: &SocketRecord, link: &Link, fd: usize, source: Source) -> u32 {
+fn kernel_events(socket: &SocketRecord, link: &Link, fd: usize) -> u32 {
     let seen = pegasus_host::socket::poll_now(fd, POLLIN | POLLPRI | POLLRDHUP);
     note_kernel_events(socket, link, fd, seen);
-    let is_data = match source {
+    // Looked at afterwards: the peer may have gone over to its ring, and what Linux has is a wake-up byte.
+    let is_data = match link.source(socket.kernel_received.load(Ordering::Relaxed)) {
         Source::KernelAgain { kicks } => {
             let waiting = pegasus_host::socket::receivable(fd).unwrap_or(0);
             waiting as u64 > kicks
         }
-        _ => link.source(socket.kernel_received.load(Ordering::Relaxed)) == source,
+        Source::Kernel(_) => true,
+        Source::Ring => false,
     };
     let least = socket.receive_least.load(Ordering::Relaxed) as usize;
     let is_enough = || {

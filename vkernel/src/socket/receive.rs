@@ -1,6 +1,7 @@
 //! Receiving: what Linux's stream still holds from before the switch, then from the ring.
 
 use crate::deadline::Deadline;
+use crate::epoll;
 use crate::schedule::away::is_away;
 use crate::socket::connection::{Link, Source};
 use crate::socket::lifecycle::{self, Held};
@@ -180,6 +181,8 @@ pub fn note_kernel_events(socket: &SocketRecord, link: &Link, fd: usize, events:
         socket
             .flags
             .fetch_or(socket_flags::KERNEL_ENDED, Ordering::SeqCst);
+        // Whoever hears it from Linux later takes it for old.
+        epoll::set::note_all_ready(socket);
     }
     is_news
 }
@@ -199,7 +202,7 @@ fn from_link(target: &Target, link: &Link, segments: &mut Segments) -> Step {
     }
     let received = socket.kernel_received.load(Ordering::Relaxed);
     match link.source(received) {
-        Source::Kernel(left) => from_kernel(target, Some((link, left)), segments, &held),
+        Source::Kernel(left) => from_kernel(target, Stream::Before(link, left), segments, &held),
         Source::KernelAgain { .. } => {
             wake::take_kicks(link, target.fd, link.kicks_waiting());
             if link.kicks_waiting() > 0 {
@@ -208,7 +211,7 @@ fn from_link(target: &Target, link: &Link, segments: &mut Segments) -> Step {
             if lifecycle::retire_if_done(socket, link, target.fd) {
                 return Step::Other;
             }
-            from_kernel(target, None, segments, &held)
+            from_kernel(target, Stream::Again, segments, &held)
         }
         Source::Ring => from_ring(target, link, segments, held),
     }
@@ -267,6 +270,9 @@ fn from_ring(target: &Target, link: &Link, segments: &mut Segments, held: Held) 
             if !peeks && had * 4 > link.incoming_capacity() {
                 tell_of_room(link, target.fd);
             }
+            if !link.incoming().0.is_empty() {
+                epoll::set::note_seen(target.socket);
+            }
             Step::Moved(len)
         }
     }
@@ -310,22 +316,29 @@ fn at_end(target: &Target, link: &Link, their_end: u32) -> Step {
 fn from_kernel_alone(target: &Target, segments: &mut Segments) -> Step {
     let socket = target.socket;
     let held = lifecycle::take(&socket.receive_claim, target.thread());
-    let is_linked = Link::of(socket).is_some() && !target.has(socket_flags::RETIRED);
-    if is_linked {
-        return Step::Other;
-    }
-    from_kernel(target, None, segments, &held)
+    let stream = match Link::of(socket) {
+        Some(_) if !target.has(socket_flags::RETIRED) => return Step::Other,
+        Some(_) => Stream::Again,
+        None => Stream::Unlinked,
+    };
+    from_kernel(target, stream, segments, &held)
 }
 
-/// From Linux's stream, counted. With a connection: only what the peer sent before it went over to its ring.
-fn from_kernel(
-    target: &Target,
-    link: Option<(&Link, Option<u64>)>,
-    segments: &mut Segments,
-    _: &Held,
-) -> Step {
-    let len_max = match link {
-        Some((_, Some(left))) => left.min(RW_COUNT_MAX as u64) as usize,
+/// What is known of Linux's stream when a call receives from it.
+#[derive(Clone, Copy)]
+enum Stream<'a> {
+    /// The socket had no connection.
+    Unlinked,
+    /// Only what the peer sent before it went over to its ring: so many bytes, if it has.
+    Before(&'a Link, Option<u64>),
+    /// There is no ring any more.
+    Again,
+}
+
+/// From Linux's stream, counted.
+fn from_kernel(target: &Target, stream: Stream, segments: &mut Segments, _: &Held) -> Step {
+    let len_max = match stream {
+        Stream::Before(_, Some(left)) => left.min(RW_COUNT_MAX as u64) as usize,
         _ => usize::MAX,
     };
     let pieces = segments.rest(len_max);
@@ -336,14 +349,20 @@ fn from_kernel(
     };
     let flags = (target.flags & !MSG_WAITALL) | MSG_DONTWAIT;
     let args = [target.fd, &raw const message as usize, flags, 0, 0, 0];
-    match forward_as(nr::RECVMSG, &args) {
+    let done = forward_as(nr::RECVMSG, &args);
+    // What the peer did meanwhile.
+    let switched = match stream {
+        Stream::Unlinked => Link::of(target.socket),
+        Stream::Before(link, None) => Some(*link),
+        Stream::Before(_, Some(_)) | Stream::Again => None,
+    }
+    .filter(|link| link.theirs().switched.load(Ordering::SeqCst) != 0);
+    match done {
         Ok(0) if segments.left() == 0 => Step::Moved(0),
+        Ok(0) if switched.is_some() => Step::Other,
         Ok(0) => Step::End,
         Ok(len) => {
-            let len = match link {
-                Some((link, None)) => without_kicks(target, link, len),
-                _ => len,
-            };
+            let len = switched.map_or(len, |link| without_kicks(target, &link, len));
             if target.flags & MSG_PEEK == 0 {
                 let received = &target.socket.kernel_received;
                 let before = received.load(Ordering::Relaxed);
@@ -357,18 +376,22 @@ fn from_kernel(
             }
         }
         Err(Errno::EAGAIN) => Step::Empty,
+        Err(Errno::ECONNRESET) if switched.is_some() => {
+            // Linux tells of a reset once: it is kept until the ring has been read.
+            let reset = socket_flags::PEER_RESET;
+            target.socket.flags.fetch_or(reset, Ordering::SeqCst);
+            Step::Other
+        }
         Err(errno) => Step::Failed(errno),
     }
 }
 
-/// The peer may have gone over to its ring, and sent a wake-up byte, while Linux was copying: how many of the `len` bytes are data.
+/// The peer has gone over to its ring while Linux was copying, and may have sent a wake-up byte: how many of the `len` bytes are data.
 fn without_kicks(target: &Target, link: &Link, len: usize) -> usize {
     let received = target.socket.kernel_received.load(Ordering::Relaxed);
     let switched = link.theirs().switched.load(Ordering::SeqCst);
-    let Some(switched) = switched.checked_sub(1) else {
-        return len;
-    };
-    let data = switched.saturating_sub(received).min(len as u64) as usize;
+    let sent = switched.saturating_sub(1);
+    let data = sent.saturating_sub(received).min(len as u64) as usize;
     if target.flags & MSG_PEEK == 0 {
         link.mine()
             .kicks_taken

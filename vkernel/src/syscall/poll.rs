@@ -2,7 +2,8 @@
 
 use crate::deadline::Deadline;
 use crate::entry::Call;
-use crate::signal::KEPT;
+use crate::epoll::set::note_seen;
+use crate::signal::{KEPT, was_let_in};
 use crate::socket::connection::Link;
 use crate::socket::descriptors::{Entry, Table};
 use crate::socket::receive::{look_now_and_then, note_kernel_events};
@@ -156,6 +157,8 @@ fn poll_fds(
 /// Fills in `revents`; gives the number of descriptors that have some.
 fn wait_for(thread: &'static Thread, fds: &mut [PollFd], known: &[Known], terms: &Terms) -> Result {
     loop {
+        // Before the look: what is ready goes first.
+        let has_signal = thread.has_pending();
         let mut asked: Vec<PollFd> = fds.to_vec();
         let mut given = 0;
         let mut are_all_rings = known.len() == fds.len();
@@ -174,15 +177,19 @@ fn wait_for(thread: &'static Thread, fds: &mut [PollFd], known: &[Known], terms:
             }
             asked[one.at].revents = 0;
         }
-        if given > 0 || terms.is_immediate {
+        if given > 0 || terms.is_immediate || has_signal {
             if !are_all_rings {
-                let zero = Some(Timespec::default());
-                wait::poll(&mut asked, zero)?;
+                pegasus_host::socket::poll_all_now(&mut asked)?;
             }
-            return Ok(merge(thread, fds, &asked, known));
-        }
-        if thread.has_pending() {
-            return Err(Errno::ERESTARTNOHAND);
+            let merged = merge(thread, fds, &asked, known);
+            if merged > 0 || terms.is_immediate {
+                return Ok(merged);
+            }
+            if has_signal {
+                return Err(Errno::ERESTARTNOHAND);
+            }
+            // Another thread has taken it.
+            continue;
         }
         let has_news = || {
             known
@@ -199,13 +206,25 @@ fn wait_for(thread: &'static Thread, fds: &mut [PollFd], known: &[Known], terms:
         }
         absorb(thread, &asked, known);
         match slept {
-            Err(Errno::EINTR | Errno::ERESTARTSYS) => return Err(Errno::ERESTARTNOHAND),
+            // Not made at all.
+            Err(Errno::ERESTARTSYS) => continue,
+            // Linux looked once more before it gave up, and so does this; but a signal that only the mask let in has to be
+            // seen to have ended the wait.
+            Err(Errno::EINTR) if was_let_in(thread, terms.mask) => {
+                return Err(Errno::ERESTARTNOHAND);
+            }
+            Err(Errno::EINTR) | Ok(_) => {}
             Err(errno) => return Err(errno),
-            Ok(_) => {}
         }
         let merged = merge(thread, fds, &asked, known);
-        if merged > 0 || terms.deadline.is_over() {
+        if merged > 0 {
             return Ok(merged);
+        }
+        if slept == Err(Errno::EINTR) {
+            return Err(Errno::ERESTARTNOHAND);
+        }
+        if terms.deadline.is_over() {
+            return Ok(0);
         }
     }
 }
@@ -226,6 +245,9 @@ fn events_of(thread: &'static Thread, one: &Known, poll: &PollFd) -> Option<u32>
             look_now_and_then(thread, socket, &link, fd);
             let wants_room = wanted & (POLLOUT | POLLWRNORM) != 0;
             let events = readiness::events(thread, socket, &link, fd, wants_room)?;
+            if events & !(POLLOUT | POLLWRNORM) != 0 {
+                note_seen(socket);
+            }
             Some(events & (wanted | POLLERR | POLLHUP))
         }
         What::Set(set) => {

@@ -168,7 +168,11 @@ pub fn ioctl(call: &Call) -> Result {
         return forward(call);
     };
     let count = if request == FIONREAD {
-        readable(socket, &link, fd)
+        let count = readable(socket, &link, fd);
+        if count > 0 {
+            crate::epoll::set::note_seen(socket);
+        }
+        count
     } else {
         // Linux counts what the peer's kernel has not acknowledged, not what its program has not read: the first half of a ring
         // stands for that one's receive buffer.
