@@ -260,6 +260,7 @@ fn after_end(target: &Target, segments: &mut Segments) -> Step {
 
 /// The connection's memory says what cannot be: it ends with a reset.
 pub fn reset(socket: &'static SocketRecord, link: &Link, fd: usize) -> Errno {
+    // So that its close says the same.
     pegasus_host::socket::reset_at_close(fd);
     link.mine()
         .ended
@@ -268,7 +269,10 @@ pub fn reset(socket: &'static SocketRecord, link: &Link, fd: usize) -> Errno {
         socket_flags::KERNEL_ENDED | socket_flags::WRITE_SHUT,
         Ordering::SeqCst,
     );
-    let _ = pegasus_host::socket::shut_down(fd, pegasus_abi::socket::SHUT_RDWR);
+    // A peer whose own ring is whole must not take this for an orderly end.
+    if pegasus_host::socket::disconnect(fd).is_err() {
+        let _ = pegasus_host::socket::shut_down(fd, pegasus_abi::socket::SHUT_RDWR);
+    }
     wake::peer_sets(link);
     Errno::ECONNRESET
 }
