@@ -98,7 +98,7 @@ fn compare(context: &Context, program: &str, args: &[&str]) -> Result<()> {
 }
 
 /// What the two sides of a program printed in two containers with one network, each of a runtime.
-fn play(
+pub(super) fn play(
     context: &Context,
     runtimes: [&str; 2],
     program: &str,
@@ -187,7 +187,7 @@ fn strangers(context: &Context) -> Result<()> {
 }
 
 /// The scenario and line where two outputs part.
-fn first_difference(expected: &str, found: &str) -> String {
+pub(super) fn first_difference(expected: &str, found: &str) -> String {
     let mut scenario = "";
     let mut found = found.lines();
     for line in expected.lines() {
