@@ -47,6 +47,15 @@ impl Target<'_> {
         self.flags & MSG_DONTWAIT != 0 || self.has(socket_flags::NONBLOCK)
     }
 
+    /// The socket's connection, if it has one. `Err`: the descriptor is not the socket's any more.
+    pub fn link(&self) -> Result<Option<Link>> {
+        if self.is_current() {
+            Ok(lifecycle::link(self.socket, self.fd))
+        } else {
+            Err(Errno::EBADF)
+        }
+    }
+
     /// When a wait is over by SO_RCVTIMEO or SO_SNDTIMEO.
     pub fn deadline(&self, option: usize) -> Deadline {
         match pegasus_host::socket::timeout_option(self.fd, option) {
@@ -59,6 +68,11 @@ impl Target<'_> {
     }
 }
 
+/// The result of a call that ends with `error` when it has moved `done` bytes: an error is told only if there are none.
+pub fn moved_or(done: usize, error: Errno) -> Result {
+    if done > 0 { Ok(done) } else { Err(error) }
+}
+
 /// What a wait that is over makes of a call that has moved `done` bytes; `None`: it goes on.
 pub fn verdict(outcome: Outcome, deadline: Deadline, done: usize) -> Option<Result> {
     let error = match outcome {
@@ -69,7 +83,7 @@ pub fn verdict(outcome: Outcome, deadline: Deadline, done: usize) -> Option<Resu
         Outcome::Interrupted => Errno::EINTR,
         Outcome::Closed => Errno::EBADF,
     };
-    Some(if done > 0 { Ok(done) } else { Err(error) })
+    Some(moved_or(done, error))
 }
 
 /// One attempt that does not wait.
@@ -89,14 +103,10 @@ pub fn send(target: &Target, segments: &mut Segments) -> Result {
     let mut done = 0;
     let mut deadline = None;
     loop {
-        if !target.is_current() {
-            return if done > 0 {
-                Ok(done)
-            } else {
-                Err(Errno::EBADF)
-            };
-        }
-        let link = lifecycle::link(target.socket, target.fd);
+        let link = match target.link() {
+            Ok(link) => link,
+            Err(error) => return moved_or(done, error),
+        };
         let step = match &link {
             Some(link) => to_ring(target, link, segments),
             None => to_kernel(target, segments),
@@ -108,11 +118,7 @@ pub fn send(target: &Target, segments: &mut Segments) -> Result {
                     return Ok(done);
                 }
                 if segments.has_faulted() {
-                    return if done > 0 {
-                        Ok(done)
-                    } else {
-                        Err(Errno::EFAULT)
-                    };
+                    return moved_or(done, Errno::EFAULT);
                 }
             }
             Step::Full => {}
@@ -132,11 +138,7 @@ pub fn send(target: &Target, segments: &mut Segments) -> Result {
             {
                 continue;
             }
-            return if done > 0 {
-                Ok(done)
-            } else {
-                Err(Errno::EAGAIN)
-            };
+            return moved_or(done, Errno::EAGAIN);
         }
         if let Some(result) = wait_for_room(target, link.as_ref(), &mut deadline, done) {
             return result;
