@@ -504,7 +504,11 @@ static void early_server(void)
     close(FD);
     FD = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
     MUST(FD >= 0);
-    receive_text("first");
+    // What came with the connect is read in two parts, between which the client sends more.
+    receive_text("fi");
+    meet();
+    meet();
+    receive_text("rst, second");
     exchange(FD, true);
     close(listener);
 }
@@ -519,6 +523,9 @@ static void early_client(void)
     close(FD);
     FD = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     note("data with the connect: %s", outcome(sendto(FD, "first", 5, MSG_FASTOPEN, (struct sockaddr *)&name, sizeof name)));
+    meet();
+    send_text(", second");
+    meet();
     exchange(FD, false);
     note_names("then", FD);
 }

@@ -12,3 +12,4 @@ pub mod plan;
 pub mod program;
 pub mod spec;
 pub mod stay;
+pub mod visitors;

@@ -48,7 +48,7 @@ fn execute(context: &Context, arguments: &liboci_cli::Exec) -> Result<u8, ExecCo
     let process = match &arguments.process {
         Some(path) => read_process(path)?,
         None => describe(
-            target.1.process().map_err(ExecError::Bundle)?.clone(),
+            target.bundle.process().map_err(ExecError::Bundle)?.clone(),
             arguments,
         )?,
     };
@@ -74,7 +74,7 @@ fn execute(context: &Context, arguments: &liboci_cli::Exec) -> Result<u8, ExecCo
             Afterwards::GoOn
         },
     };
-    let pid = exec::exec(&context.root, &target, &request)?;
+    let pid = exec::exec(&context.root, target, &request)?;
     if arguments.detach {
         return Ok(0);
     }

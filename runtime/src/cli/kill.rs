@@ -1,6 +1,7 @@
 //! `pegasus kill`: send a signal to a container's first process, or to all of them.
 
 use super::{Context, Outcome};
+use crate::anchor::visitors::Visitors;
 use crate::container::cgroup::ContainerCgroup;
 use crate::container::main_process::MainProcess;
 use crate::sys;
@@ -61,6 +62,15 @@ fn send(container: &Container, signal: i32) -> Result<(), KillError> {
         ContainerStatus::Created => main.seen(),
         _ => main.pid,
     };
+    // What is frozen does not go away.
+    if signal == libc::SIGKILL
+        && container.status() != ContainerStatus::Paused
+        && let Some(visitors) = main
+            .anchor
+            .and_then(|anchor| Visitors::of_ending(main.pid, anchor, &container.root))
+    {
+        visitors.send_away();
+    }
     match sys::process::kill(pid, signal) {
         Ok(()) => Ok(()),
         Err(Errno::ESRCH) => Err(KillError::NotRunning),

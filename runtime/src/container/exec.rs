@@ -4,6 +4,7 @@ use super::bundle::{self, Bundle, BundleError};
 use super::explain::explain;
 use super::hierarchies::{Afterwards, Hierarchies};
 use super::root::{Root, RootError};
+use crate::anchor::visitors::Visit;
 use crate::executor::Role;
 use crate::executor::confinement::Confinement;
 use crate::executor::native::NativeExecutor;
@@ -29,6 +30,8 @@ pub enum ExecError {
     Bundle(#[from] BundleError),
     #[error("cannot exec in a container that is {0}, only in one that is running")]
     NotRunning(String),
+    #[error("cannot exec in a container that ends")]
+    Ending,
     #[error("cannot exec in a paused container (use --ignore-paused to override)")]
     Paused,
     #[error("cannot hand the process description to the container library")]
@@ -58,8 +61,18 @@ pub enum WhenPaused {
     Wait,
 }
 
+/// A container in which a process may be started.
+#[derive(Debug)]
+pub struct Target {
+    container: Container,
+    pub bundle: Bundle,
+    /// It does not end meanwhile.
+    _visit: Visit,
+}
+
 /// The container and its bundle, if a process may be started in it now.
-pub fn target(root: &Root, id: &str, paused: WhenPaused) -> Result<(Container, Bundle), ExecError> {
+pub fn target(root: &Root, id: &str, paused: WhenPaused) -> Result<Target, ExecError> {
+    let visit = Visit::begin(&root.directory(id)?);
     let container = root.load(id)?;
     match (container.status(), paused) {
         (ContainerStatus::Running, _) | (ContainerStatus::Paused, WhenPaused::Wait) => {}
@@ -67,15 +80,18 @@ pub fn target(root: &Root, id: &str, paused: WhenPaused) -> Result<(Container, B
         (other, _) => return Err(ExecError::NotRunning(other.to_string().to_lowercase())),
     }
     let bundle = Bundle::read(container.bundle())?;
-    Ok((container, bundle))
+    Ok(Target {
+        container,
+        bundle,
+        _visit: visit.ok_or(ExecError::Ending)?,
+    })
 }
 
 /// Starts the process and returns its pid; it is a child of this process.
-pub fn exec(
-    root: &Root,
-    (container, bundle): &(Container, Bundle),
-    request: &ExecRequest<'_>,
-) -> Result<Pid, ExecError> {
+pub fn exec(root: &Root, target: Target, request: &ExecRequest<'_>) -> Result<Pid, ExecError> {
+    let Target {
+        container, bundle, ..
+    } = &target;
     bundle::check_process(&request.process)?;
     sys::name_service::use_files_only().map_err(ExecError::NameService)?;
     let seccomp = bundle

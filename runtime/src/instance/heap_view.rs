@@ -140,6 +140,14 @@ impl HeapView {
         Ok(None)
     }
 
+    /// Bytes that container `index` has sent and received over rings that it has no end of any more.
+    pub fn ended_rings(&self, index: usize) -> Result<(u64, u64), HeapViewError> {
+        let record = offset_of!(HeapHeader, containers) + index * size_of::<ContainerRecord>();
+        let sent = self.u64_at(record + offset_of!(ContainerRecord, rings_sent))?;
+        let received = self.u64_at(record + offset_of!(ContainerRecord, rings_received))?;
+        Ok((sent, received))
+    }
+
     /// What the record of container `index` says about its addresses.
     pub fn addresses(&self, index: usize) -> Result<Vec<AddressView>, HeapViewError> {
         let record = offset_of!(HeapHeader, networks) + index * size_of::<NetworkRecord>();

@@ -13,6 +13,15 @@ pub fn open(pid: Pid) -> Result<OwnedFd, Errno> {
     adopt_descriptors(vec![number]).pop().ok_or(Errno::EBADF)
 }
 
+/// Whose descriptor it is; `None` once the process has ended and its parent knows.
+pub fn pid_of(process: BorrowedFd<'_>) -> Option<Pid> {
+    let path = format!("/proc/self/fdinfo/{}", process.as_raw_fd());
+    let info = std::fs::read_to_string(path).ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+    let pid = line.trim().parse().ok().filter(|pid| *pid > 0)?;
+    Some(Pid::from_raw(pid))
+}
+
 /// Sends any signal, real-time ones included.
 pub fn send_signal(process: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
     // SAFETY: takes integers; without a siginfo the kernel fills one in as kill(2) does.
@@ -48,6 +57,7 @@ mod tests {
     fn this_process_can_be_asked_after() {
         let own = open(Pid::this()).unwrap();
         assert_eq!(send_signal(own.as_fd(), 0), Ok(()));
+        assert_eq!(pid_of(own.as_fd()), Some(Pid::this()));
         assert_eq!(send_signal(own.as_fd(), 65), Err(Errno::EINVAL));
     }
 

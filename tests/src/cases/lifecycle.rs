@@ -16,6 +16,9 @@ pub fn cases() -> Vec<Case> {
         Case::each("lifecycle::exec_many_at_once", exec_many),
         Case::each("lifecycle::exec_as_user_with_environment", exec_options),
         Case::each("lifecycle::exec_privileged", exec_privileged),
+        Case::each("lifecycle::exec_ends_with_pid_1", exec_ends),
+        Case::each("lifecycle::exec_ends_with_a_killed_pid_1", exec_ends_killed),
+        Case::each("lifecycle::exec_while_pid_1_ends", exec_into_the_end).limit(120),
         Case::each("lifecycle::stop_with_handler", stop_handled),
         Case::each("lifecycle::stop_by_default_action", stop_default),
         Case::each("lifecycle::stop_kills_after_its_time", stop_ignored),
@@ -150,6 +153,84 @@ fn exec_privileged(context: &Context) -> Result<()> {
     };
     let (expected, found) = (ask("runc")?, ask(context.runtime())?);
     ensure!(found == expected, "runc: {expected:?}\nfound: {found:?}");
+    Ok(())
+}
+
+/// What has been exec'ed is killed with the container's first process, whoever runs it, and its client hears of it.
+fn exec_ends(context: &Context) -> Result<()> {
+    // One that outlives its own parent, another that has children, and one that is about to end by itself.
+    let lasting = "(sleep 300 &); touch /stop/now; exec sleep 300";
+    let ways = [
+        (lasting, &[137][..]),
+        ("sleep 300 & touch /stop/now; wait", &[137]),
+        ("touch /stop/now", &[0, 137]),
+    ];
+    for user in ["root", "www-data"] {
+        for (script, expected) in ways {
+            for spec in [context.reference(), context.container()] {
+                let first = "while [ ! -e /stop/now ]; do sleep 0.02; done; exit 3";
+                let container = spec
+                    .options(["--tmpfs", "/stop:mode=1777", "--user", user])
+                    .shell(first)
+                    .start()?;
+                let done = container.exec_with(["--user", "root"], ["sh", "-c", script])?;
+                ensure!(
+                    expected.contains(&done.status),
+                    "{user}: {}",
+                    done.describe()
+                );
+                ensure!(container.wait()? == 3);
+                container.docker(&["rm"])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn exec_ends_killed(context: &Context) -> Result<()> {
+    for spec in [context.reference(), context.container()] {
+        for _ in 0..3 {
+            let container = spec.clone().command(["sleep", "300"]).start()?;
+            let done = std::thread::scope(|scope| {
+                let client =
+                    scope.spawn(|| container.exec(["sh", "-c", "echo > /tmp/up; sleep 300"]));
+                context.eventually(Duration::from_secs(10), || {
+                    container.exec(["test", "-e", "/tmp/up"])?.expect(0)
+                })?;
+                container.docker(&["kill"])?;
+                client
+                    .join()
+                    .map_err(|_| anyhow::anyhow!("a thread panicked"))?
+            })?;
+            ensure!(done.status == 137, "{}", done.describe());
+            ensure!(container.wait()? == 137);
+        }
+    }
+    Ok(())
+}
+
+/// Whoever wants to exec just as the container ends is told something, and soon.
+fn exec_into_the_end(context: &Context) -> Result<()> {
+    for round in 0..8 {
+        let lasts = format!("0.{round}5");
+        let container = context.container().command(["sleep", &lasts]).start()?;
+        std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..3)
+                .map(|_| {
+                    scope.spawn(|| -> Result<()> {
+                        while container.exec(["sh", "-c", "true"])?.status == 0 {}
+                        Ok(())
+                    })
+                })
+                .collect();
+            clients.into_iter().try_for_each(|client| {
+                client
+                    .join()
+                    .map_err(|_| anyhow::anyhow!("a thread panicked"))?
+            })
+        })?;
+        ensure!(container.wait()? == 0);
+    }
     Ok(())
 }
 

@@ -98,7 +98,7 @@ fn compare(context: &Context, program: &str, args: &[&str]) -> Result<()> {
 }
 
 /// What the two sides of a program printed in two containers with one network, each of a runtime.
-fn play(
+pub(super) fn play(
     context: &Context,
     runtimes: [&str; 2],
     program: &str,

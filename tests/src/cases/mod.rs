@@ -12,6 +12,7 @@ mod hello;
 mod leaks;
 mod lifecycle;
 mod local_bridge;
+mod local_faults;
 mod local_tcp;
 mod network;
 mod one_cpu;
@@ -41,6 +42,7 @@ pub fn all() -> Vec<Case> {
         escapes::cases(),
         fusion::cases(),
         local_tcp::cases(),
+        local_faults::cases(),
         one_cpu::cases(),
         seeing::cases(),
         crashes::cases(),

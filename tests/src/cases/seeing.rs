@@ -24,6 +24,7 @@ pub fn cases() -> Vec<Case> {
         Case::each("seeing::top_once", top),
         Case::each("seeing::ss_runs", ss),
         Case::group("seeing::ss_shows_a_connection", connection).limit(120),
+        Case::group("seeing::bytes_of_closed_connections", closed).limit(120),
         Case::own("seeing::who_does_not_run_is_named", absent),
     ]
 }
@@ -315,6 +316,40 @@ fn connection(context: &Context) -> Result<()> {
         shown.describe()
     );
     Ok(())
+}
+
+/// What has been sent stays counted when its connection is closed, though nobody has looked before.
+fn closed(context: &Context) -> Result<()> {
+    let group = context.group()?;
+    let server = context
+        .on(group.runtime())
+        .command(["redis-server", "--save", "", "--protected-mode", "no"])
+        .start()?;
+    server.wait_for_log("Ready to accept connections")?;
+    for _ in 0..2 {
+        context
+            .on(group.runtime())
+            .network(&format!("container:{}", server.name))
+            .command(["redis-cli", "-r", "100", "-i", "0.005", "ping"])
+            .run()?
+            .expect(0)?;
+    }
+    let id = server.id()?;
+    let labels = [("container", id.as_str())];
+    context.eventually(Duration::from_secs(10), || {
+        let text = pegasus(context, &["metrics"])?.expect(0)?.stdout;
+        let open = series(&text, "pegasus_connections", &[("group", group.name())])?;
+        ensure!(open == Some(0.0), "{text}");
+        // "+PONG" a hundred times, twice; the first few may have gone through Linux.
+        let sent = series(&text, "pegasus_container_ring_sent_bytes_total", &labels)?;
+        let received = series(
+            &text,
+            "pegasus_container_ring_received_bytes_total",
+            &labels,
+        )?;
+        ensure!(sent > Some(1000.0) && received > Some(1000.0), "{text}");
+        Ok(())
+    })
 }
 
 fn absent(context: &Context) -> Result<()> {

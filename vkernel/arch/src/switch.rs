@@ -123,7 +123,7 @@ pub unsafe fn switch_to_stack(
 /// tell.
 pub mod extended {
     use core::arch::x86_64::__cpuid_count;
-    use core::cell::UnsafeCell;
+    use core::cell::{Cell, UnsafeCell};
 
     /// x87, upper halves of YMM0–15, of ZMM0–15.
     const KEPT: u32 = 1 << 0 | 1 << 2 | 1 << 6;
@@ -134,14 +134,18 @@ pub mod extended {
     #[repr(C, align(64))]
     pub struct State {
         area: UnsafeCell<[u8; 2048]>,
-        is_saved: core::cell::Cell<bool>,
+        is_saved: Cell<bool>,
     }
 
     impl State {
-        pub const EMPTY: State = State {
-            area: UnsafeCell::new([0; 2048]),
-            is_saved: core::cell::Cell::new(false),
-        };
+        /// Makes a place say that nothing is kept there; the rest is written before it is read.
+        ///
+        /// # Safety
+        /// `place` must be valid and used by nobody.
+        pub unsafe fn write_at(place: *mut State) {
+            // SAFETY: the caller's promise.
+            unsafe { (&raw mut (*place).is_saved).write(Cell::new(false)) };
+        }
     }
 
     /// Whether the CPU has what this module needs: XSAVEC, XGETBV with ECX 1.

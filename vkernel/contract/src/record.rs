@@ -85,6 +85,10 @@ pub struct ContainerRecord {
     pub _pad: AtomicU32,
     /// Address of the [`ReleaseHomeArgs`](crate::boot::ReleaseHomeArgs) while `Starting`.
     pub start_args: AtomicU64,
+    /// Bytes that its ends of connections have put into rings, and taken from them, before they let go. Those of the others
+    /// are in their rings.
+    pub rings_sent: AtomicU64,
+    pub rings_received: AtomicU64,
     /// NUL-padded.
     pub id: [AtomicU64; ID_LEN / 8],
 }

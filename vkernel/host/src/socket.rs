@@ -167,6 +167,21 @@ pub fn shut_down(fd: usize, how: usize) -> Result {
     unsafe { call2(nr::SHUTDOWN, fd, how) }
 }
 
+/// connect(2) to no address: a connection ends at once, for the peer with a reset.
+pub fn disconnect(fd: usize) -> Result {
+    // AF_UNSPEC.
+    let address = [0u16; 8];
+    // SAFETY: the kernel only reads `address`.
+    unsafe {
+        call3(
+            nr::CONNECT,
+            fd,
+            address.as_ptr() as usize,
+            size_of_val(&address),
+        )
+    }
+}
+
 /// epoll_ctl(2).
 pub fn control_set(set: usize, operation: usize, fd: usize, event: &EpollEvent) -> Result {
     // SAFETY: the kernel only reads `event`.

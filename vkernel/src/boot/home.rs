@@ -117,6 +117,8 @@ fn claim_container() -> Result<u32> {
     container.release.store(0, Ordering::Relaxed);
     container.start_error.store(0, Ordering::Relaxed);
     container.wait_status.store(0, Ordering::Relaxed);
+    container.rings_sent.store(0, Ordering::Relaxed);
+    container.rings_received.store(0, Ordering::Relaxed);
     Ok(index as u32)
 }
 

@@ -74,7 +74,7 @@ impl Away {
     pub unsafe fn write_at(place: *mut Away) {
         // SAFETY: the caller's promise.
         unsafe {
-            (&raw mut (*place).extended).write(extended::State::EMPTY);
+            extended::State::write_at(&raw mut (*place).extended);
             (&raw mut (*place).context).write(Cell::new(0));
             (&raw mut (*place).place).write(AtomicU32::new(HOME));
             (&raw mut (*place).wish).write(Cell::new(Wish::Turn));

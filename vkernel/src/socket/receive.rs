@@ -6,7 +6,7 @@ use crate::schedule::away::is_away;
 use crate::socket::connection::{Link, Source};
 use crate::socket::lifecycle::{self, Held};
 use crate::socket::segments::Segments;
-use crate::socket::send::{Target, reset, verdict};
+use crate::socket::send::{Target, moved_or, reset, verdict};
 use crate::socket::wait::{self, For, Wait};
 use crate::socket::wake;
 use crate::syscall::table::forward_as;
@@ -45,14 +45,10 @@ pub fn receive(target: &Target, segments: &mut Segments) -> Result {
     let mut known = 0;
     let mut deadline = None;
     loop {
-        if !target.is_current() {
-            return if done > 0 {
-                Ok(done)
-            } else {
-                Err(Errno::EBADF)
-            };
-        }
-        let link = lifecycle::link(target.socket, target.fd);
+        let link = match target.link() {
+            Ok(link) => link,
+            Err(error) => return moved_or(done, error),
+        };
         if peeks {
             // The same bytes again, and what has come since.
             segments.restart(wanted);
@@ -82,7 +78,7 @@ pub fn receive(target: &Target, segments: &mut Segments) -> Result {
             }
             Step::Empty => {}
             Step::End => return Ok(done),
-            Step::Failed(errno) => return if done > 0 { Ok(done) } else { Err(errno) },
+            Step::Failed(errno) => return moved_or(done, errno),
             Step::Other => continue,
         }
         if target.is_nonblocking() {
@@ -91,11 +87,7 @@ pub fn receive(target: &Target, segments: &mut Segments) -> Result {
             {
                 continue;
             }
-            return if done > 0 {
-                Ok(done)
-            } else {
-                Err(Errno::EAGAIN)
-            };
+            return moved_or(done, Errno::EAGAIN);
         }
         if let Some(result) = wait_for_bytes(target, link.as_ref(), &mut deadline, done) {
             return result;

@@ -48,6 +48,15 @@ impl Target<'_> {
         self.flags & MSG_DONTWAIT != 0 || self.has(socket_flags::NONBLOCK)
     }
 
+    /// The socket's connection, if it has one. `Err`: the descriptor is not the socket's any more.
+    pub fn link(&self) -> Result<Option<Link>> {
+        if self.is_current() {
+            Ok(lifecycle::link(self.socket, self.fd))
+        } else {
+            Err(Errno::EBADF)
+        }
+    }
+
     /// When a wait is over by SO_RCVTIMEO or SO_SNDTIMEO.
     pub fn deadline(&self, option: usize) -> Deadline {
         match pegasus_host::socket::timeout_option(self.fd, option) {
@@ -72,6 +81,11 @@ impl Target<'_> {
     }
 }
 
+/// The result of a call that ends with `error` when it has moved `done` bytes: an error is told only if there are none.
+pub fn moved_or(done: usize, error: Errno) -> Result {
+    if done > 0 { Ok(done) } else { Err(error) }
+}
+
 /// What a wait that is over makes of a call that has moved `done` bytes; `None`: it goes on.
 pub fn verdict(outcome: Outcome, deadline: Deadline, done: usize) -> Option<Result> {
     let error = match outcome {
@@ -82,7 +96,7 @@ pub fn verdict(outcome: Outcome, deadline: Deadline, done: usize) -> Option<Resu
         Outcome::Interrupted => Errno::EINTR,
         Outcome::Closed => Errno::EBADF,
     };
-    Some(if done > 0 { Ok(done) } else { Err(error) })
+    Some(moved_or(done, error))
 }
 
 /// One attempt that does not wait.
@@ -102,14 +116,10 @@ pub fn send(target: &Target, segments: &mut Segments) -> Result {
     let mut done = 0;
     let mut deadline = None;
     loop {
-        if !target.is_current() {
-            return if done > 0 {
-                Ok(done)
-            } else {
-                Err(Errno::EBADF)
-            };
-        }
-        let link = lifecycle::link(target.socket, target.fd);
+        let link = match target.link() {
+            Ok(link) => link,
+            Err(error) => return moved_or(done, error),
+        };
         let step = match &link {
             Some(link) => to_ring(target, link, segments),
             None => to_kernel(target, segments),
@@ -121,11 +131,7 @@ pub fn send(target: &Target, segments: &mut Segments) -> Result {
                     return Ok(done);
                 }
                 if segments.has_faulted() {
-                    return if done > 0 {
-                        Ok(done)
-                    } else {
-                        Err(Errno::EFAULT)
-                    };
+                    return moved_or(done, Errno::EFAULT);
                 }
             }
             Step::Full => {}
@@ -145,11 +151,7 @@ pub fn send(target: &Target, segments: &mut Segments) -> Result {
             {
                 continue;
             }
-            return if done > 0 {
-                Ok(done)
-            } else {
-                Err(Errno::EAGAIN)
-            };
+            return moved_or(done, Errno::EAGAIN);
         }
         if let Some(result) = wait_for_room(target, link.as_ref(), &mut deadline, done) {
             return result;
@@ -273,6 +275,7 @@ fn after_end(target: &Target, segments: &mut Segments) -> Step {
 
 /// The connection's memory says what cannot be: it ends with a reset.
 pub fn reset(socket: &'static SocketRecord, link: &Link, fd: usize) -> Errno {
+    // So that its close says the same.
     pegasus_host::socket::reset_at_close(fd);
     link.mine()
         .ended
@@ -281,7 +284,10 @@ pub fn reset(socket: &'static SocketRecord, link: &Link, fd: usize) -> Errno {
         socket_flags::KERNEL_ENDED | socket_flags::WRITE_SHUT,
         Ordering::SeqCst,
     );
-    let _ = pegasus_host::socket::shut_down(fd, pegasus_abi::socket::SHUT_RDWR);
+    // A peer whose own ring is whole must not take this for an orderly end.
+    if pegasus_host::socket::disconnect(fd).is_err() {
+        let _ = pegasus_host::socket::shut_down(fd, pegasus_abi::socket::SHUT_RDWR);
+    }
     wake::peer_sets(link);
     Errno::ECONNRESET
 }

@@ -203,6 +203,9 @@ impl Ring {
             return Err(Corrupt);
         }
         let Some((number, _)) = self.attached() else {
+            if tail - head > inline_len as u64 {
+                return Err(Corrupt);
+            }
             let needed = (tail - head).saturating_add(want as u64);
             if needed > inline_len as u64
                 && let Some(number) = stores.claim_buffer()

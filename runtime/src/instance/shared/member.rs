@@ -9,6 +9,7 @@
 use super::doorbell::Doorbell;
 use crate::anchor::plan::JoinPlan;
 use crate::anchor::program::Program;
+use crate::anchor::visitors::Visitors;
 use crate::instance::channel::{Channel, ChannelError, Patience, Received};
 use crate::instance::letter;
 use crate::instance::message::{ContainerName, FromAnchor, PidNamespace, ToAnchor};
@@ -236,12 +237,37 @@ impl Member {
         }
         self.phase = Phase::Ending;
         let wait_status = record.wait_status.load(Ordering::Relaxed);
-        self.tell(ToAnchor::Ended {
+        let ended = ToAnchor::Ended {
             wait_status: wait_status & STATUS_BITS,
-        });
+        };
+        if !self.anchor_is_gone && self.tell_without_visitors(ended) {
+            return;
+        }
+        self.tell(ended);
         if self.anchor_is_gone || self.link.is_none() {
             vkernel.let_go(self.home.container);
         }
+    }
+
+    /// If the container has visitors, which must be gone before the anchor is: sends them away and tells it then, in a
+    /// thread of its own. Whether it does.
+    fn tell_without_visitors(&self, message: ToAnchor) -> bool {
+        let (Some(enrollment), Some(link)) = (&self.enrollment, &self.link) else {
+            return false;
+        };
+        let visitors = pidfd::pid_of(enrollment.anchor.as_fd())
+            .and_then(|anchor| Visitors::of_ending(self.home.pid, anchor, &self.name.directory))
+            .filter(|visitors| !visitors.are_gone());
+        let (Some(visitors), Ok(link)) = (visitors, link.as_fd().try_clone_to_owned()) else {
+            return false;
+        };
+        let work = move || {
+            visitors.send_away();
+            // An anchor that cannot be told any more has gone, which is noticed elsewhere.
+            let _ = Channel::from(link).send(&message, &[], Patience::Never);
+        };
+        let thread = std::thread::Builder::new().name("visitors".to_owned());
+        thread.spawn(work).is_ok()
     }
 
     /// The anchor has ended. If that was the order of things the home task may go too.

@@ -59,10 +59,6 @@ fn flagged<'a>(call: &'a Call, fd: usize, flags: usize) -> Option<(Target<'a>, P
 
 pub fn sendto(call: &Call) -> Result {
     let [fd, buffer, len, flags, address, address_len] = call.args;
-    // A connection that begins with its data.
-    if flags & MSG_FASTOPEN != 0 && address != 0 {
-        return forward(call);
-    }
     match flagged(call, fd, flags) {
         Some((target, _pin)) => {
             check_name(address, address_len)?;
