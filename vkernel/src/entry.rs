@@ -6,7 +6,7 @@ use crate::signal::{deliver, doorbell, receive};
 use crate::syscall::table;
 use crate::task::Thread;
 use crate::trace;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 use pegasus_abi::errno::to_return;
 use pegasus_abi::nr::NR_LEN;
 use pegasus_arch::area::pending;
@@ -63,16 +63,15 @@ fn count(thread: &Thread, nr: usize, trapped: bool) {
     };
     let row = &shard.calls[nr.min(NR_LEN - 1)];
     let served = &shard.served;
-    for counter in [
-        Some(path),
-        Some(row),
-        table::is_served(nr).then_some(served),
-    ]
-    .into_iter()
-    .flatten()
-    {
-        counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    bump(path);
+    bump(row);
+    if table::is_served(nr) {
+        bump(served);
     }
+}
+
+fn bump(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
 /// Something is pending on the way out.

@@ -1,17 +1,18 @@
 //! Going on as another thread of the vkernel without asking Linux.
 //!
 //! A thread that gives the task up keeps on its vkernel stack what a function call must preserve: RBX, RBP, R12–R15,
-//! and MXCSR, and with them its FS and GS bases. The address of all that is its *context*.
+//! and MXCSR, and with them its FS base. The address of all that is its *context*. The GS base is the address of its area.
 //!
 //! ```text
 //! growing down   │ return address    │
 //!                │ rbp rbx r12 … r15 │
-//!                │ fs base, gs base  │
+//!                │ fs base           │
 //!     context ─► │ mxcsr             │
 //! ```
 //!
 //! What Linux preserves across a call and this does not is the business of [`extended`].
 
+use crate::area::Area;
 use core::arch::global_asm;
 use core::cell::Cell;
 
@@ -26,25 +27,22 @@ global_asm!(
     "    push r15",
     "    rdfsbase rax",
     "    push rax",
-    "    rdgsbase rax",
-    "    push rax",
     "    sub rsp, 8",
     "    stmxcsr [rsp]",
     "    mov [rdi], rsp",
     ".endm",
-    // extern "C" fn(save: *mut usize, context: usize)
+    // extern "C" fn(save: *mut usize, area: usize, context: usize)
     ".globl pegasus_switch",
     "pegasus_switch:",
     "    PEGASUS_SAVE_CONTEXT",
-    "    mov rdi, rsi",
-    // extern "C" fn(context: usize) -> !
+    "    mov rdi, rdx",
+    // extern "C" fn(context: usize, area: usize) -> !
     ".globl pegasus_continue",
     "pegasus_continue:",
     "    mov rsp, rdi",
+    "    wrgsbase rsi",
     "    ldmxcsr [rsp]",
     "    add rsp, 8",
-    "    pop rax",
-    "    wrgsbase rax",
     "    pop rax",
     "    wrfsbase rax",
     "    pop r15",
@@ -67,8 +65,8 @@ global_asm!(
 );
 
 unsafe extern "C" {
-    fn pegasus_switch(save: *mut usize, context: usize);
-    fn pegasus_continue(context: usize) -> !;
+    fn pegasus_switch(save: *mut usize, area: *const Area, context: usize);
+    fn pegasus_continue(context: usize, area: *const Area) -> !;
     fn pegasus_switch_to_stack(
         save: *mut usize,
         stack_top: usize,
@@ -77,28 +75,28 @@ unsafe extern "C" {
     );
 }
 
-/// Goes on at `context`; returns when somebody goes on at what is stored in `save`.
+/// Goes on at `context`, whose thread has `area`; returns when somebody goes on at what is stored in `save`.
 ///
 /// # Safety
 /// `context` must be one that nobody else goes on at. Whoever goes on at `save` must do so with the extended state as
 /// [`extended`] wants it.
-pub unsafe fn switch(save: &Cell<usize>, context: usize) {
+pub unsafe fn switch(save: &Cell<usize>, area: &Area, context: usize) {
     // SAFETY: the caller's promise.
-    unsafe { pegasus_switch(save.as_ptr(), context) }
+    unsafe { pegasus_switch(save.as_ptr(), area, context) }
 }
 
 /// Goes on at `context` and forgets the present one.
 ///
 /// # Safety
 /// As for [`switch`]; nothing on the present stack may be needed any more.
-pub unsafe fn go_on(context: usize) -> ! {
+pub unsafe fn go_on(area: &Area, context: usize) -> ! {
     // SAFETY: the caller's promise.
-    unsafe { pegasus_continue(context) }
+    unsafe { pegasus_continue(context, area) }
 }
 
-/// Instruction pointer and RDI with which a task goes on at `context`.
-pub fn continuation(context: usize) -> (usize, usize) {
-    (pegasus_continue as *const () as usize, context)
+/// Instruction pointer with which a task goes on at the context in RDI, with the area in RSI.
+pub fn continuation() -> usize {
+    pegasus_continue as *const () as usize
 }
 
 /// Leaves the present context in `save`, and this task to `function` on another stack.

@@ -257,7 +257,7 @@ extern "C" fn park(thread: usize) -> ! {
             AWAY => futex::wait(&away.place, AWAY),
             HOME_BY_FRAME => finish_by_frame(thread),
             // SAFETY: the worker has left the thread's context complete and goes on there no more.
-            _ => unsafe { switch::go_on(away.context.get()) },
+            _ => unsafe { switch::go_on(&thread.area, away.context.get()) },
         }
     }
 }
@@ -293,9 +293,12 @@ fn leave(thread: &'static Thread, wish: Wish) {
     } else {
         None
     };
-    let context = next.map_or_else(|| worker.context(), |next| next.away.context());
+    let (area, context) = match next {
+        Some(next) => (&next.area, next.away.context()),
+        None => (worker.area(), worker.context()),
+    };
     // SAFETY: the worker, or another of its threads, waits there for its turn.
-    unsafe { switch::switch(&away.context, context) };
+    unsafe { switch::switch(&away.context, area, context) };
     arrive(thread);
 }
 
@@ -341,44 +344,45 @@ pub fn look(
     mut is_ready: impl FnMut() -> bool,
 ) -> bool {
     let worker = worker_of(thread);
-    let begin = cycles();
-    let mut has_looked = false;
-    if !deadline.is_after(DEADLINE_NS_MIN) {
+    let begin = worker.now();
+    if begin.wrapping_sub(thread.away.fit_since.get()) > LEASE_CYCLES {
         go_home(thread);
         return true;
     }
+    let mut has_looked = false;
     loop {
-        if is_ready() {
-            if is_away(thread) {
-                worker.note_progress();
-            }
+        let is_ready = is_ready();
+        if !is_away(thread) {
+            // Looking took a call of Linux's.
+            return true;
+        }
+        if is_ready {
+            worker.note_progress();
             if has_looked {
                 thread.away.change_eagerness(|eagerness| eagerness + 1);
             }
             return true;
         }
-        if !is_away(thread) {
-            // Looking took a call of Linux's.
-            return true;
+        match thread.area.pending.load(Ordering::Relaxed) {
+            0 => {}
+            pending::GO_HOME => {
+                go_home(thread);
+                return true;
+            }
+            _ => return true,
         }
-        let now = cycles();
-        let bits = thread.area.pending.load(Ordering::Relaxed);
-        if bits & !pending::GO_HOME != 0 {
-            return true;
-        }
-        let is_lease_over = now.wrapping_sub(thread.away.fit_since.get()) > LEASE_CYCLES;
-        if bits != 0 || is_lease_over {
+        if !deadline.is_after(DEADLINE_NS_MIN) {
             go_home(thread);
-            return true;
+            return !has_looked;
         }
         let is_idle = has_looked && worker.idle_rounds() > IDLE_ROUNDS_MAX;
-        if is_idle || now.wrapping_sub(begin) > WAIT_CYCLES_MAX {
+        if is_idle || worker.now().wrapping_sub(begin) > WAIT_CYCLES_MAX {
             go_home(thread);
             return false;
         }
+        has_looked = true;
         count(thread, false);
         leave(thread, Wish::Turn);
-        has_looked = true;
         if !is_away(thread) {
             return true;
         }

@@ -48,6 +48,8 @@ pub struct Worker {
     /// Counts turns; what it was at the last tick of the timer.
     turns: Cell<u64>,
     turns_at_tick: Cell<u64>,
+    /// See [`Worker::now`].
+    now: Cell<u64>,
     has_progressed: Cell<bool>,
     idle_rounds: Cell<u32>,
     signal_stack: StackT,
@@ -78,6 +80,7 @@ impl Worker {
                 cursor: Cell::new(0),
                 turns: Cell::new(0),
                 turns_at_tick: Cell::new(0),
+                now: Cell::new(0),
                 has_progressed: Cell::new(false),
                 idle_rounds: Cell::new(0),
                 signal_stack: StackT {
@@ -129,6 +132,11 @@ impl Worker {
     /// A thread here has found something to do.
     pub fn note_progress(&self) {
         self.has_progressed.set(true);
+    }
+
+    /// The time-stamp counter when the present round began.
+    pub fn now(&self) -> u64 {
+        self.now.get()
     }
 
     /// How many rounds have passed without anybody finding something to do.
@@ -184,6 +192,7 @@ impl Worker {
     /// Gives each thread a turn.
     fn run_all(&self) {
         self.cursor.set(0);
+        self.now.set(area::cycles());
         while let Some(thread) = self.present() {
             let wish = if is_gone(thread) {
                 Wish::Home
@@ -225,6 +234,7 @@ impl Worker {
                 return None;
             }
             self.end_round();
+            self.now.set(area::cycles());
             next = 0;
         }
         let thread = self.hosted[next].get()?;
@@ -250,7 +260,7 @@ impl Worker {
     fn run_one(&self, thread: &'static Thread) -> Wish {
         self.turns.set(self.turns.get() + 1);
         // SAFETY: the thread was put here with its context complete, or has left it so.
-        unsafe { switch::switch(&self.context, thread.away.context()) };
+        unsafe { switch::switch(&self.context, &thread.area, thread.away.context()) };
         let wish = self
             .present()
             .map_or(Wish::Turn, |thread| thread.away.take_wish());
@@ -322,9 +332,9 @@ impl Worker {
     /// Changes `uc`, with which the handler returns, so that the loop goes on.
     fn take_away(&self, away: &Away, uc: &mut UContext) {
         away.keep_frame(uc);
-        let (function, context) = switch::continuation(self.context.get());
-        uc.mcontext.rip = function;
-        uc.mcontext.rdi = context;
+        uc.mcontext.rip = switch::continuation();
+        uc.mcontext.rdi = self.context.get();
+        uc.mcontext.rsi = &raw const self.area as usize;
         uc.mcontext.eflags = EFLAGS_PLAIN;
         uc.sigmask = !TAKEN;
     }

@@ -264,9 +264,19 @@ const AWAY: &[usize] = &[
     nr::FUTEX,
 ];
 
+static RUNS_AWAY: [bool; NR_LEN] = {
+    let mut runs = [false; NR_LEN];
+    let mut row = 0;
+    while row < AWAY.len() {
+        runs[AWAY[row]] = true;
+        row += 1;
+    }
+    runs
+};
+
 /// Whether a thread that is away may begin with this call there.
 pub fn runs_away(nr: usize) -> bool {
-    AWAY.contains(&nr)
+    RUNS_AWAY.get(nr).is_some_and(|runs| *runs)
 }
 
 /// The rows that are not [`Support::Native`].
