@@ -154,6 +154,13 @@ static double now(void) {
     return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
 }
 
+// MXCSR but for the flags of what has happened.
+static unsigned sse_control(void) {
+    unsigned control;
+    __asm__ volatile("stmxcsr %0" : "=m"(control));
+    return control & ~0x3fu;
+}
+
 // A timer of the process ticks while threads take turns.
 static void ticks(void) {
     pthread_t partner;
@@ -161,13 +168,21 @@ static void ticks(void) {
     struct itimerval each_ms = {{0, 1000}, {0, 1000}}, off = {{0, 0}, {0, 0}};
     signal(SIGALRM, take);
     taken = 0;
+    fesetround(FE_UPWARD);
+    unsigned sse = sse_control();
+    int are_kept = 1;
     double begin = now();
     setitimer(ITIMER_REAL, &each_ms, NULL);
-    while (taken < 200 && now() - begin < 20)
+    while (taken < 200 && now() - begin < 20) {
         exchange(ball, 10);
+        // The x87 unit's, and the vector unit's.
+        are_kept &= fegetround() == FE_UPWARD && sse_control() == sse;
+    }
     setitimer(ITIMER_REAL, &off, NULL);
+    fesetround(FE_TONEAREST);
     stop(ball, partner);
     say("a timer's signals arrive while threads take turns", taken >= 200);
+    say("and leave the rounding modes alone", are_kept);
 }
 
 static atomic_int is_computing;
@@ -282,6 +297,10 @@ static void faults(void) {
         is_right &= fault_signal == SIGFPE;
         exchange(ball, 100);
         if (!sigsetjmp(escape, 1))
+            __asm__ volatile(".byte 0xf1");
+        is_right &= fault_signal == SIGTRAP;
+        exchange(ball, 100);
+        if (!sigsetjmp(escape, 1))
             __asm__ volatile("ud2");
         is_right &= fault_signal == SIGILL;
     }
@@ -289,6 +308,48 @@ static void faults(void) {
     for (int i = 0; i < 4; i++)
         signal(signals[i], SIG_DFL);
     say("faults are their thread's own", is_right);
+}
+
+// One futex(2) wait with alignment checks on: flags are each thread's own.
+__attribute__((noinline)) static void wait_with_alignment_checks(atomic_int *word, int value) {
+    register long rax __asm__("rax") = SYS_futex;
+    register long r10 __asm__("r10") = 0;
+    __asm__ volatile("subq $128, %%rsp\n\t"
+                     "pushfq\n\t"
+                     "orl $0x40000, (%%rsp)\n\t"
+                     "popfq\n\t"
+                     "syscall\n\t"
+                     "pushfq\n\t"
+                     "andl $~0x40000, (%%rsp)\n\t"
+                     "popfq\n\t"
+                     "addq $128, %%rsp"
+                     : "+a"(rax)
+                     : "D"(word), "S"(FUTEX_WAIT | FUTEX_PRIVATE_FLAG), "d"(value), "r"(r10)
+                     : "rcx", "r11", "memory", "cc");
+}
+
+static void *play_unaligned(void *argument) {
+    struct ball *ball = argument;
+    char bytes[64] = {0};
+    while (!atomic_load(&ball->is_over)) {
+        await(ball, 1);
+        *(volatile uint32_t *volatile)(void *)(bytes + 1 + ball->turn % 8) += 1;
+        pass(ball);
+    }
+    return NULL;
+}
+
+static void alignment(void) {
+    pthread_t partner;
+    struct ball *ball = calloc(1, sizeof *ball);
+    pthread_create(&partner, NULL, play_unaligned, ball);
+    for (int i = 0; i < EXCHANGES; i++) {
+        pass(ball);
+        for (int turn; (turn = atomic_load(&ball->turn)) % 2 != 0;)
+            wait_with_alignment_checks(&ball->turn, turn);
+    }
+    stop(ball, partner);
+    say("alignment checks are each thread's own", 1);
 }
 
 static void masks(void) {
@@ -352,6 +413,7 @@ int main(int argc, char **argv) {
     interrupted();
     computing();
     faults();
+    alignment();
     masks();
     timeouts();
     pthread_t partners[2], runner;

@@ -53,7 +53,7 @@ impl Deadline {
             When::At(at) => at,
             When::After { since, ns } => {
                 let now = Now::read();
-                let elapsed_ns = now.ns_of(now.cycles.wrapping_sub(since));
+                let elapsed_ns = now.ns_of(elapsed(since, now.cycles));
                 return Some(ns.saturating_sub(elapsed_ns));
             }
         };
@@ -68,7 +68,14 @@ impl Deadline {
             When::After {
                 since,
                 ns: total_ns,
-            } => total_ns.saturating_sub(cycles().wrapping_sub(since)) > ns,
+            } => total_ns.saturating_sub(elapsed(since, cycles())) > ns,
+        }
+    }
+
+    /// From now on only Linux's clock counts, which alone is right when the machine has been suspended.
+    pub fn settle(&mut self) {
+        if let (When::After { .. }, Some(left)) = (self.0, self.left_ns()) {
+            self.0 = When::At(pegasus_host::process::monotonic_ns().saturating_add(left));
         }
     }
 
@@ -84,6 +91,12 @@ impl Deadline {
             nsec: (ns % NS_PER_SEC) as i64,
         })
     }
+}
+
+/// Cycles from `since` to `now`; none if the counter of this CPU is a little behind.
+fn elapsed(since: u64, now: u64) -> u64 {
+    let cycles = now.wrapping_sub(since);
+    if cycles as i64 > 0 { cycles } else { 0 }
 }
 
 /// Both clocks at one moment.

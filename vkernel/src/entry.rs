@@ -78,11 +78,9 @@ fn bump(counter: &AtomicU64) {
 #[unsafe(no_mangle)]
 extern "C" fn pegasus_exit_hook(regs: &mut Regs) {
     let thread = Thread::current();
-    if is_away(thread) {
-        away::go_home(thread);
-        // SAFETY: on the way out, the area has the container's XMM registers, and nobody else the rest.
-        unsafe { receive::recapture(thread) };
-    }
+    away::go_home(thread);
+    // SAFETY: on the way out, the area has the container's XMM registers, and nobody else the rest.
+    unsafe { receive::recapture(thread) };
     let bits = thread.area.pending.load(Ordering::Relaxed);
     if bits & pending::DOORBELL != 0 {
         thread.area.clear_pending(pending::DOORBELL);

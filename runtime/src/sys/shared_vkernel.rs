@@ -15,7 +15,7 @@ use pegasus_contract::network::NetworkRecord;
 use pegasus_contract::record::{
     ContainerRecord, ContainerState, HeapHeader, ProcessRecord, ProcessState,
 };
-use pegasus_contract::schedule::WorkerState;
+use pegasus_contract::schedule::{WorkerRecord, WorkerState};
 use std::ffi::{CStr, CString, NulError, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr::{self, NonNull};
@@ -194,6 +194,8 @@ impl SharedVkernel {
     fn evict(&self, container: usize) -> bool {
         const PAUSE: Duration = Duration::from_micros(50);
         const PATIENCE: Duration = Duration::from_secs(5);
+        /// One may have begun before the mark was set, and the last one may end without having looked at the mark again.
+        const ROUNDS: u64 = 3;
         let header = self.header();
         let records = || {
             let all = header.processes.iter().enumerate();
@@ -206,7 +208,7 @@ impl SharedVkernel {
             .map(|(index, _)| arena_base(index) as u64..(arena_base(index) + ARENA_LEN) as u64)
             .collect();
         let start = Instant::now();
-        header.schedule.workers.iter().all(|worker| {
+        let lets_go = |worker: &WorkerRecord| {
             for slot in &worker.inbox {
                 let address = slot.load(Ordering::Acquire);
                 if arenas.iter().any(|arena| arena.contains(&address)) {
@@ -216,7 +218,7 @@ impl SharedVkernel {
             }
             let seen = worker.rounds.load(Ordering::Acquire);
             while worker.state.load(Ordering::SeqCst) == WorkerState::Awake as u32
-                && worker.rounds.load(Ordering::Acquire).wrapping_sub(seen) < 2
+                && worker.rounds.load(Ordering::Acquire).wrapping_sub(seen) < ROUNDS
             {
                 if start.elapsed() > PATIENCE {
                     return false;
@@ -227,6 +229,12 @@ impl SharedVkernel {
                 std::thread::sleep(PAUSE);
             }
             true
+        };
+        header.schedule.workers.iter().all(|worker| {
+            worker.hurry.store(1, Ordering::Relaxed);
+            let done = lets_go(worker);
+            worker.hurry.store(0, Ordering::Relaxed);
+            done
         })
     }
 

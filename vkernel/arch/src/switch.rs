@@ -94,6 +94,48 @@ pub unsafe fn go_on(area: &Area, context: usize) -> ! {
     unsafe { pegasus_continue(context, area) }
 }
 
+/// The FS base of the calling thread.
+pub fn fs_base() -> usize {
+    let base;
+    // SAFETY: only called where there are workers, hence FSGSBASE.
+    unsafe {
+        core::arch::asm!("rdfsbase {}", out(reg) base, options(nomem, nostack, preserves_flags));
+    }
+    base
+}
+
+/// Sets it.
+pub fn set_fs_base(base: usize) {
+    // SAFETY: as above; the vkernel has no thread-local storage.
+    unsafe {
+        core::arch::asm!("wrfsbase {}", in(reg) base, options(nomem, nostack, preserves_flags));
+    }
+}
+
+/// The rights of the calling thread by protection keys. The CPU must have them.
+pub fn pkru() -> u32 {
+    let rights;
+    // SAFETY: reads a register.
+    unsafe {
+        core::arch::asm!("rdpkru", in("ecx") 0, out("eax") rights, out("edx") _, options(nomem, nostack));
+    }
+    rights
+}
+
+/// Sets them.
+pub fn set_pkru(rights: u32) {
+    // SAFETY: they are the thread's own, with which it has been in the vkernel before.
+    unsafe {
+        core::arch::asm!("wrpkru", in("eax") rights, in("ecx") 0, in("edx") 0, options(nostack));
+    }
+}
+
+/// Whether CPU and Linux have protection keys.
+pub fn has_pkru() -> bool {
+    const OSPKE: u32 = 1 << 4;
+    core::arch::x86_64::__cpuid_count(7, 0).ecx & OSPKE != 0
+}
+
 /// Instruction pointer with which a task goes on at the context in RDI, with the area in RSI.
 pub fn continuation() -> usize {
     pegasus_continue as *const () as usize
@@ -128,6 +170,10 @@ pub mod extended {
     /// Tile registers, which are too large to be moved about.
     const TILES: u32 = 3 << 17;
 
+    /// Where the header of an XSAVE area lies.
+    const HEADER_AT: usize = 512;
+    const HEADER_LEN: usize = 64;
+
     /// An XSAVE area in the compact format.
     #[repr(C, align(64))]
     pub struct State {
@@ -141,8 +187,12 @@ pub mod extended {
         /// # Safety
         /// `place` must be valid and used by nobody.
         pub unsafe fn write_at(place: *mut State) {
-            // SAFETY: the caller's promise.
-            unsafe { (&raw mut (*place).is_saved).write(Cell::new(false)) };
+            // SAFETY: the caller's promise. XSAVEC leaves most of the header as it is, and XRSTOR wants zeros there.
+            unsafe {
+                (&raw mut (*place).is_saved).write(Cell::new(false));
+                let area = (&raw mut (*place).area).cast::<u8>();
+                area.add(HEADER_AT).write_bytes(0, HEADER_LEN);
+            }
         }
     }
 

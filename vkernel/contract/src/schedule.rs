@@ -13,7 +13,10 @@ pub struct ScheduleRecord {
     pub has_monitor: AtomicU32,
     /// Futex of the monitor: incremented when a worker is wanted, or is to look at the thread that it runs.
     pub doorbell: AtomicU32,
-    pub _pad: [AtomicU64; 7],
+    /// Non-zero: the CPU has protection keys, whose rights belong to each thread.
+    pub has_pkru: AtomicU32,
+    pub _pad0: AtomicU32,
+    pub _pad: [AtomicU64; 6],
     /// By CPU.
     pub workers: [WorkerRecord; WORKERS_MAX],
 }
@@ -40,6 +43,9 @@ pub struct WorkerRecord {
     pub tid: AtomicI32,
     /// Non-zero: the monitor is asked to interrupt it.
     pub attention: AtomicU32,
+    /// Non-zero: whoever reclaims memory waits for it. No thread has the whole of its turn then.
+    pub hurry: AtomicU32,
+    pub _pad: [AtomicU32; 3],
     /// Which entries of the inbox are filled; bit i is entry i.
     pub waiting: AtomicU32,
     /// Incremented each time that all threads here have had a turn.

@@ -13,7 +13,8 @@ pub fn set_go_home(go_home: fn()) {
     GO_HOME.store(go_home as *mut (), Ordering::Release);
 }
 
-fn go_home() {
+/// Makes the calling thread run on its home task, if it has one and is not there.
+pub fn go_home() {
     let function = GO_HOME.load(Ordering::Acquire);
     if !function.is_null() {
         // SAFETY: stored by `set_go_home`.

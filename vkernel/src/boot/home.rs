@@ -41,7 +41,10 @@ fn change_state(container: &ContainerRecord, state: ContainerState) {
 
 /// See [`pegasus_contract::boot::Operation::SpawnHome`].
 pub fn spawn(args: &mut SpawnHomeArgs) -> Result {
-    schedule::begin_monitor();
+    if args.new_pid_namespace != 0 {
+        // Else it would be born in the pid namespace that is about to be joined, and die with it.
+        schedule::begin_monitor();
+    }
     let container = claim_container()?;
     let made = claim_slot().and_then(|slot| {
         make_first(container, slot)

@@ -312,8 +312,11 @@ impl Wait<'_> {
         }
         let mut events = [EpollEvent::default(); BATCH_MAX];
         // A set without rings comes back only when the wait is over.
-        let left = match self.deadline {
-            Some(deadline) => deadline.left(),
+        let left = match &mut self.deadline {
+            Some(deadline) => {
+                deadline.settle();
+                deadline.left()
+            }
             None => self.timeout,
         };
         let done = self.wait_in_kernel(&mut events, left);

@@ -9,11 +9,12 @@ use crate::syscall::table;
 use crate::task::{Thread, header, instance_kind};
 use core::cell::{Cell, UnsafeCell};
 use core::sync::atomic::{AtomicU32, Ordering};
-use pegasus_abi::signal::{SigFrame, UContext};
+use pegasus_abi::signal::{SIGTRAP, SigFrame, SigInfo, UContext};
 use pegasus_arch::area::{cycles, pending};
 use pegasus_arch::gate;
 use pegasus_arch::switch::{self, extended};
 use pegasus_contract::boot::InstanceKind;
+use pegasus_contract::layout::{VKERNEL_BASE, VKERNEL_END};
 use pegasus_contract::schedule::{WORKERS_MAX, WorkerRecord, WorkerState};
 use pegasus_host::futex;
 
@@ -54,6 +55,11 @@ pub struct Away {
     /// The registers with which the thread was interrupted in container code on a worker.
     frame: UnsafeCell<SigFrame>,
     extended: extended::State,
+    /// The rights by protection keys, if there are any.
+    pkru: Cell<u32>,
+    /// What goes with `frame`: the FS base, and what is to be delivered there.
+    fs_base: Cell<usize>,
+    trap: Cell<Option<SigInfo>>,
     /// Where its registers are while it does not run.
     context: Cell<usize>,
     /// Futex of the home task.
@@ -75,6 +81,9 @@ impl Away {
         // SAFETY: the caller's promise.
         unsafe {
             extended::State::write_at(&raw mut (*place).extended);
+            (&raw mut (*place).pkru).write(Cell::new(0));
+            (&raw mut (*place).fs_base).write(Cell::new(0));
+            (&raw mut (*place).trap).write(Cell::new(None));
             (&raw mut (*place).context).write(Cell::new(0));
             (&raw mut (*place).place).write(AtomicU32::new(HOME));
             (&raw mut (*place).wish).write(Cell::new(Wish::Turn));
@@ -122,8 +131,34 @@ impl Away {
                 frame.uc.mcontext.fpstate = to as usize;
             }
         }
+        self.fs_base.set(switch::fs_base());
         self.wish.set(Wish::HomeByFrame);
     }
+
+    /// Keeps a trap that goes with the frame.
+    pub fn keep_trap(&self, info: &SigInfo) {
+        self.trap.set(Some(*info));
+    }
+
+    /// Keeps what a context does not, before the task is left.
+    fn save(&self) {
+        extended::save(&self.extended);
+        if has_pkru() {
+            self.pkru.set(switch::pkru());
+        }
+    }
+
+    /// Gives it back.
+    fn restore(&self) {
+        extended::restore(&self.extended);
+        if has_pkru() && switch::pkru() != self.pkru.get() {
+            switch::set_pkru(self.pkru.get());
+        }
+    }
+}
+
+fn has_pkru() -> bool {
+    header().schedule.has_pkru.load(Ordering::Relaxed) != 0
 }
 
 /// Whether a worker runs the calling thread.
@@ -213,6 +248,7 @@ fn is_fit(thread: &Thread) -> bool {
         && process.is_resident()
         && !process.is_borrower()
         && !process.has_filter()
+        && !process.stays_home()
         && pegasus_host::schedule::is_ordinary()
 }
 
@@ -227,7 +263,7 @@ fn go(thread: &'static Thread, record: &'static WorkerRecord) -> bool {
     // Until the worker puts its own address there.
     thread.area.worker.set(1);
     thread.area.served.set(table::SERVED_AWAY.as_ptr());
-    extended::save(&away.extended);
+    away.save();
     // SAFETY: the stack is the thread's own and unused while it is at home.
     unsafe {
         let top = thread.park_stack_top();
@@ -264,7 +300,7 @@ extern "C" fn park(thread: usize) -> ! {
 
 /// First thing after a switch: on the worker, or at home again.
 fn arrive(thread: &Thread) {
-    extended::restore(&thread.away.extended);
+    thread.away.restore();
     if thread.away.place.load(Ordering::Relaxed) == HOME {
         settle_at_home(thread);
     }
@@ -287,7 +323,7 @@ fn leave(thread: &'static Thread, wish: Wish) {
     let worker = worker_of(thread);
     let away = &thread.away;
     away.wish.set(wish);
-    extended::save(&away.extended);
+    away.save();
     let next = if wish == Wish::Turn {
         worker.pass_on()
     } else {
@@ -404,35 +440,67 @@ pub fn note_pending(thread: &Thread) {
 fn finish_by_frame(thread: &'static Thread) -> ! {
     settle_at_home(thread);
     count(thread, true);
-    thread.away.place.store(HOME, Ordering::Relaxed);
+    let away = &thread.away;
+    away.place.store(HOME, Ordering::Relaxed);
+    // Who computes for long is better off here.
+    away.eagerness.set(0);
+    switch::set_fs_base(away.fs_base.get());
     // SAFETY: the worker has filled it in and uses it no more.
-    let frame = unsafe { &mut *thread.away.frame.get() };
-    let uc = &mut frame.uc;
-    uc.stack = *thread.signal_stack();
-    uc.mcontext.rip = thread.process().rewriter.original_address(uc.mcontext.rip);
+    let frame = unsafe { &mut *away.frame.get() };
+    frame.uc.stack = *thread.signal_stack();
+    let is_in_vkernel = (VKERNEL_BASE..VKERNEL_END).contains(&frame.uc.mcontext.rip);
+    if is_in_vkernel {
+        // A fault of the vkernel's own, which happens again now.
+        pegasus_host::signal::set_mask(!0);
+        frame.uc.sigmask = ALL_BUT_KEPT;
+    } else {
+        deliver_all(thread, &mut frame.uc);
+    }
+    // SAFETY: all signals are blocked until the frame is in force; it resumes what the worker interrupted.
+    unsafe { gate::sigreturn_now(frame) }
+}
+
+/// Delivers what has come for a thread that was interrupted in container code on a worker. All signals are blocked afterwards.
+fn deliver_all(thread: &'static Thread, uc: &mut UContext) {
+    let rewriter = thread.process().rewriter;
+    let mut trap = thread.away.trap.take();
+    if trap.is_some()
+        && let Some(resume) = rewriter.resume_at_patched(uc.mcontext.rip, SIGTRAP)
+    {
+        uc.mcontext.rip = resume;
+        trap = None;
+    }
+    uc.mcontext.rip = rewriter.original_address(uc.mcontext.rip);
+    // The mask that the container has, once it is known.
     let mut mask = None;
     loop {
         let present = pegasus_host::signal::set_mask(!0);
         let bits = thread.area.pending.load(Ordering::Relaxed);
-        if bits & pending::SIGNAL != 0 {
-            let stash = thread.stash();
-            let info = stash.info;
-            uc.sigmask = *mask.get_or_insert(stash.uc.sigmask);
-            stash.valid = false;
-            thread.area.clear_pending(pending::SIGNAL);
+        let stash = thread.stash();
+        let is_stashed = bits & pending::SIGNAL != 0;
+        let before = if is_stashed {
+            stash.uc.sigmask
+        } else {
+            present
+        };
+        uc.sigmask = *mask.get_or_insert(before);
+        let due = trap.take().or_else(|| {
+            is_stashed.then(|| {
+                stash.valid = false;
+                thread.area.clear_pending(pending::SIGNAL);
+                stash.info
+            })
+        });
+        if let Some(info) = due {
             pegasus_host::signal::set_mask(ALL_BUT_KEPT);
             deliver::from_kernel_frame(thread, &info, uc);
             mask = Some(uc.sigmask);
-            continue;
-        }
-        uc.sigmask = *mask.get_or_insert(present);
-        if bits & pending::DOORBELL != 0 {
+        } else if bits & pending::DOORBELL != 0 {
             thread.area.clear_pending(pending::DOORBELL);
             pegasus_host::signal::set_mask(uc.sigmask);
             doorbell::answer(thread);
-            continue;
+        } else {
+            return;
         }
-        // SAFETY: all signals are blocked until the frame is in force; it resumes what the worker interrupted.
-        unsafe { gate::sigreturn_now(frame) }
     }
 }

@@ -16,7 +16,7 @@ use pegasus_abi::signal::{
     SA_ONSTACK, SA_RESTORER, SA_SIGINFO, SIG_DFL, SIGKILL, SIGNALS_MAX, SIGSTOP, SigAction, bit,
 };
 use pegasus_arch::area::Area;
-use pegasus_arch::switch::extended;
+use pegasus_arch::switch::{self, extended};
 use pegasus_contract::schedule::WorkerState;
 use pegasus_host::{futex, process};
 
@@ -33,6 +33,9 @@ pub fn begin() {
     {
         return;
     }
+    schedule
+        .has_pkru
+        .store(u32::from(switch::has_pkru()), Ordering::Relaxed);
     pegasus_host::raw::set_go_home(away::go_home_if_away);
     schedule.has_monitor.store(1, Ordering::Release);
 }

@@ -13,7 +13,7 @@ use pegasus_abi::Result;
 use pegasus_abi::mman::{MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE};
 use pegasus_abi::prctl::{PR_SET_NAME, PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON};
 use pegasus_abi::signal::{
-    SI_KERNEL, SIGILL, SIGSYS, SIGTRAP, SIGUSR1, SYS_USER_DISPATCH, SigInfo, StackT, UContext, bit,
+    SIGSYS, SIGTRAP, SIGUSR1, SYS_USER_DISPATCH, SigInfo, StackT, UContext, bit,
 };
 use pegasus_arch::area::{self, Area, pending};
 use pegasus_arch::switch::{self, extended};
@@ -226,8 +226,14 @@ impl Worker {
 
     /// Who runs next when the present thread lets others run, if that can be said without the loop.
     pub fn pass_on(&self) -> Option<&'static Thread> {
-        let mut next = self.cursor.get() + 1;
-        if next >= self.hosted_len.get() {
+        let following = self.cursor.get() + 1;
+        let is_round_over = following >= self.hosted_len.get();
+        let next = if is_round_over { 0 } else { following };
+        let thread = self.hosted[next].get()?;
+        if next == self.cursor.get() || is_gone(thread) || is_wanted_home(thread) {
+            return None;
+        }
+        if is_round_over {
             let is_for_loop =
                 !self.has_progressed.get() || self.record.waiting.load(Ordering::Relaxed) != 0;
             if is_for_loop {
@@ -235,11 +241,6 @@ impl Worker {
             }
             self.end_round();
             self.now.set(area::cycles());
-            next = 0;
-        }
-        let thread = self.hosted[next].get()?;
-        if next == self.cursor.get() || is_gone(thread) || is_wanted_home(thread) {
-            return None;
         }
         self.cursor.set(next);
         self.turns.set(self.turns.get() + 1);
@@ -317,8 +318,10 @@ impl Worker {
         if is_tick && self.turns_at_tick.replace(self.turns.get()) != self.turns.get() {
             return;
         }
-        let bits = thread.area.pending.load(Ordering::Relaxed) & !pending::GO_HOME;
-        if !is_tick && bits == 0 && !is_gone(thread) {
+        let is_in_the_way = is_wanted_home(thread)
+            || is_gone(thread)
+            || self.record.hurry.load(Ordering::Relaxed) != 0;
+        if !is_tick && !is_in_the_way {
             return;
         }
         if is_in_vkernel(uc) {
@@ -411,16 +414,9 @@ pub extern "C" fn on_signal(signal: u32, info: *mut SigInfo, uc: *mut UContext) 
         uc.mcontext.rip = resume;
         return;
     }
-    if (signal == SIGILL || signal == SIGTRAP)
-        && let Some(resume) = thread.process().rewriter.resume_at_patched(rip, signal)
-    {
-        uc.mcontext.rip = resume;
-        return;
+    if signal == SIGTRAP {
+        // What has raised it is past; all else happens again at home, where it is the program's own fault.
+        thread.away.keep_trap(info);
     }
-    if signal == SIGTRAP && info.code == SI_KERNEL {
-        // INT3 is past; all other faults happen again.
-        uc.mcontext.rip -= 1;
-    }
-    // The same again at home, where it is the program's own fault.
     worker.take_away(&thread.away, uc);
 }

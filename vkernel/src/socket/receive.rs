@@ -122,7 +122,9 @@ fn wait_for_bytes(
     if wait.look(target.look_deadline(*deadline, SO_RCVTIMEO), is_ready) {
         return None;
     }
-    let deadline = *deadline.get_or_insert_with(|| target.deadline(SO_RCVTIMEO));
+    let deadline = deadline.get_or_insert_with(|| target.deadline(SO_RCVTIMEO));
+    deadline.settle();
+    let deadline = *deadline;
     let outcome = wait.sleep_until(deadline, begin, is_ready);
     verdict(outcome, deadline, done)
 }

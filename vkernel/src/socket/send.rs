@@ -199,7 +199,9 @@ fn wait_for_room(
     if wait.look(target.look_deadline(*deadline, SO_SNDTIMEO), is_ready) {
         return None;
     }
-    let deadline = *deadline.get_or_insert_with(|| target.deadline(SO_SNDTIMEO));
+    let deadline = deadline.get_or_insert_with(|| target.deadline(SO_SNDTIMEO));
+    deadline.settle();
+    let deadline = *deadline;
     let outcome = wait.sleep_until(deadline, begin, is_ready);
     verdict(outcome, deadline, done)
 }

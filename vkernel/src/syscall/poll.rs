@@ -13,6 +13,7 @@ use crate::syscall::table::{forward, forward_as};
 use crate::task::Thread;
 use crate::usermem::UserPtr;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::sync::atomic::Ordering;
 use pegasus_abi::poll::{
     POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, POLLPRI, POLLRDHUP, POLLRDNORM, POLLWRNORM,
@@ -37,7 +38,7 @@ enum What {
 
 /// How long to wait, and with which mask.
 struct Terms<'a> {
-    deadline: Deadline,
+    deadline: Cell<Deadline>,
     is_immediate: bool,
     mask: Option<&'a SigSet>,
 }
@@ -45,13 +46,20 @@ struct Terms<'a> {
 impl Terms<'_> {
     fn new(ns: Option<u64>) -> Self {
         Terms {
-            deadline: match ns {
+            deadline: Cell::new(match ns {
                 None | Some(0) => Deadline::NEVER,
                 Some(ns) => Deadline::after(ns),
-            },
+            }),
             is_immediate: ns == Some(0),
             mask: None,
         }
+    }
+
+    /// See [`Deadline::settle`].
+    fn settle(&self) {
+        let mut deadline = self.deadline.get();
+        deadline.settle();
+        self.deadline.set(deadline);
     }
 }
 
@@ -197,9 +205,10 @@ fn wait_for(thread: &'static Thread, fds: &mut [PollFd], known: &[Known], terms:
                 .any(|one| events_of(thread, one, &fds[one.at]).is_some_and(|events| events != 0))
         };
         let begin = wait::cycles();
-        if has_rings(known) && wait::look(thread, terms.deadline, has_news) {
+        if has_rings(known) && wait::look(thread, terms.deadline.get(), has_news) {
             continue;
         }
+        terms.settle();
         let slept = sleep(&mut asked, known, terms, has_news);
         if has_rings(known) {
             wait::learn(thread, begin);
@@ -223,7 +232,7 @@ fn wait_for(thread: &'static Thread, fds: &mut [PollFd], known: &[Known], terms:
         if slept == Err(Errno::EINTR) {
             return Err(Errno::ERESTARTNOHAND);
         }
-        if terms.deadline.is_over() {
+        if terms.deadline.get().is_over() {
             return Ok(0);
         }
     }
@@ -296,7 +305,7 @@ fn for_each_bell(known: &[Known], ring: impl Fn(&Bell)) {
 }
 
 fn sleep_in_kernel(asked: &mut [PollFd], terms: &Terms) -> Result {
-    let left = terms.deadline.left();
+    let left = terms.deadline.get().left();
     let timeout = left.as_ref().map_or(0, |left| &raw const *left as usize);
     let mask = terms.mask.map(|mask| mask & !KEPT);
     let mask_at = mask.as_ref().map_or(0, |mask| &raw const *mask as usize);
@@ -450,7 +459,7 @@ fn select_fds(
             ..Terms::new(ns)
         };
         let done = wait_for(call.thread, &mut fds, &known, &terms);
-        if let Some(left) = terms.deadline.left() {
+        if let Some(left) = terms.deadline.get().left() {
             let left = [left.sec, left.nsec / ns_per_unit];
             UserPtr(left_at).write(&left.map(|part| part as u64))?;
         }

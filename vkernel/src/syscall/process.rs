@@ -312,6 +312,13 @@ fn has_resource_capability() -> bool {
     pegasus_host::process::capabilities().is_ok_and(|sets| sets.effective & CAP_SYS_RESOURCE != 0)
 }
 
+/// userfaultfd(2). Who resolves the page faults of a thread must not depend on the task that the fault has stopped: from now on all
+/// threads stay on their home tasks.
+pub fn userfaultfd(call: &Call) -> Result {
+    call.thread.process().stay_home();
+    forward(call)
+}
+
 /// io_uring_setup(2): its rings can only be mapped where Linux chooses, which in a shared instance may be between neighbours.
 pub fn io_uring_setup(call: &Call) -> Result {
     match instance_kind() {

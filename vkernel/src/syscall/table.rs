@@ -148,6 +148,7 @@ const ROWS: &[(usize, Support)] = &[
             "ENOSYS in a shared instance: Linux places the rings itself",
         ),
     ),
+    (nr::USERFAULTFD, Full(process::userfaultfd)),
     (nr::SECCOMP, Full(filter::seccomp)),
     (nr::PTRACE, Full(process::ptrace)),
     (nr::SETUID, Full(process::set_identity)),

@@ -87,6 +87,8 @@ pub struct Process {
     has_filter: AtomicBool,
     /// Its sockets are Linux's alone: see `socket::returning`.
     keeps_kernel_sockets: AtomicBool,
+    /// No worker runs its threads: see `schedule`.
+    stays_home: AtomicBool,
     /// Timers of timer_create(2), which do not outlive the program.
     pub timers: Lock<BTreeSet<i32>>,
     /// Held while a child is made in private memory.
@@ -129,6 +131,7 @@ impl Process {
             program: Cell::new(ProgramMap::default()),
             has_filter: AtomicBool::new(false),
             keeps_kernel_sockets: AtomicBool::new(false),
+            stays_home: AtomicBool::new(false),
             timers: Lock::new(BTreeSet::new()),
             private_forks: Lock::new(()),
             borrowers: Lock::new(Vec::new()),
@@ -196,6 +199,14 @@ impl Process {
             self.rewriter.freeze();
             self.futexes.retire();
         }
+    }
+
+    pub fn stays_home(&self) -> bool {
+        self.stays_home.load(Ordering::Relaxed)
+    }
+
+    pub fn stay_home(&self) {
+        self.stays_home.store(true, Ordering::Relaxed);
     }
 
     pub fn keeps_kernel_sockets(&self) -> bool {

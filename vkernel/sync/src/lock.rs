@@ -7,6 +7,7 @@ use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU32, Ordering};
 use pegasus_host::futex;
+use pegasus_host::raw::go_home;
 
 const FREE: u32 = 0;
 const HELD: u32 = 1;
@@ -58,6 +59,8 @@ impl<T> Lock<T> {
             }
             core::hint::spin_loop();
         }
+        // Who holds it may be stopped or killed, together with the home task of whoever waits; but a worker would wait for ever.
+        go_home();
         while self.state.swap(CONTENDED, Ordering::Acquire) != FREE {
             futex::wait(&self.state, CONTENDED);
         }
