@@ -7,7 +7,7 @@ use crate::socket::connection::Link;
 use crate::socket::descriptors::{Entry, Table};
 use crate::socket::pools::Pooled;
 use crate::socket::{lifecycle, returning, wake};
-use crate::syscall::table::{forward, forward_as};
+use crate::syscall::table::{forward, forward_as, note_forwarded};
 use crate::task::Thread;
 use crate::usermem::UserPtr;
 use core::sync::atomic::Ordering;
@@ -53,6 +53,8 @@ pub fn epoll_create(call: &Call) -> Result {
 }
 
 pub fn epoll_ctl(call: &Call) -> Result {
+    // Linux may have something to tell of the member.
+    note_forwarded();
     let [set_fd, operation, fd, event_at, ..] = call.args;
     let request = Request {
         call,

@@ -212,8 +212,10 @@ impl Wait<'_> {
     }
 
     fn is_time_to_look(&self, has_signal: bool) -> bool {
-        // Whoever asks and does not wait is told all there is: what it has changed itself it knows of.
-        let is_last_chance = self.given == 0 && (self.is_immediate || has_signal);
+        // Whoever asks and does not wait is told all there is: what it has changed itself it knows of. It cannot have changed anything
+        // without a call.
+        let is_last_chance =
+            self.given == 0 && (self.is_immediate || has_signal) && !self.is_up_to_date();
         let looked_at = self.set.looked_at.load(Ordering::Relaxed);
         let has_rings = self.set.in_use.load(Ordering::Relaxed) == 2;
         let cycles_max = if is_away(self.thread) {
@@ -224,11 +226,26 @@ impl Wait<'_> {
         let is_long_ago = cycles().wrapping_sub(looked_at) > cycles_max || !has_rings;
         // Whoever watches this set from outside shall not be told of it again.
         let is_watched = self.set.watched.load(Ordering::Relaxed) != 0;
-        self.has_room() && (is_watched || is_last_chance || self.given > 0 && is_long_ago)
+        let is_due = is_long_ago && (self.given > 0 || self.is_immediate);
+        self.has_room() && (is_watched || is_last_chance || is_due)
+    }
+
+    /// Nobody in the process has asked Linux for anything since the caller has looked at Linux's set.
+    fn is_up_to_date(&self) -> bool {
+        let (set, calls) = self.thread.last_look.get();
+        set == &raw const *self.set as usize && calls == self.thread.process().calls_of_linux()
+    }
+
+    fn note_look(&self) {
+        self.set.looked_at.store(cycles(), Ordering::Relaxed);
+        let calls = self.thread.process().calls_of_linux();
+        let set = &raw const *self.set as usize;
+        self.thread.last_look.set((set, calls));
     }
 
     fn look_at_kernel(&mut self) -> Result<()> {
-        self.set.looked_at.store(cycles(), Ordering::Relaxed);
+        // Before: what comes meanwhile is for the next look.
+        self.note_look();
         let mut events = [EpollEvent::default(); BATCH_MAX];
         let room = self.events_max - self.given;
         let len = pegasus_host::socket::ready_in_set(self.set_fd, &mut events[..room])?;

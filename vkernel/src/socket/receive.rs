@@ -22,8 +22,9 @@ use pegasus_sync::Corrupt;
 
 /// A call that would have to wait looks at Linux's socket if nobody has for so long, in cycles: 25 to 50 µs.
 const LOOK_AT_KERNEL_CYCLES: u64 = 100_000;
-/// The same while a worker runs the thread, which comes home to look: 10 to 40 ms. It is only about peers that are killed.
-const LOOK_AT_KERNEL_CYCLES_AWAY: u64 = 40_000_000;
+/// The same for calls that have something to do, and for threads that a worker runs, which come home to look: 10 to 40 ms. It is only
+/// about peers that are killed, and with many connections each call would find its own not looked at for long.
+const LOOK_AT_KERNEL_CYCLES_BUSY: u64 = 40_000_000;
 
 /// One attempt that does not wait.
 enum Step {
@@ -83,7 +84,7 @@ pub fn receive(target: &Target, segments: &mut Segments) -> Result {
         }
         if target.is_nonblocking() {
             if let Some(link) = &link
-                && look_at_kernel(target, link)
+                && look_seldom(target.socket, link, target.fd)
             {
                 continue;
             }
@@ -138,20 +139,24 @@ fn has_news(target: &Target, link: &Link, skip: usize) -> bool {
         || target.has(socket_flags::KERNEL_ENDED | socket_flags::READ_SHUT)
 }
 
-/// From time to time a call that finds nothing asks Linux whether the peer has been killed. Tells whether to look again.
-fn look_at_kernel(target: &Target, link: &Link) -> bool {
-    look_now_and_then(target.thread(), target.socket, link, target.fd)
-}
-
 /// Asks Linux whether the peer has been killed, if nobody has for some time. Tells whether that is news.
 pub fn look_now_and_then(thread: &Thread, socket: &SocketRecord, link: &Link, fd: usize) -> bool {
-    let looked_at = &socket.looked_at;
-    let now = wait::cycles();
     let cycles_max = if is_away(thread) {
-        LOOK_AT_KERNEL_CYCLES_AWAY
+        LOOK_AT_KERNEL_CYCLES_BUSY
     } else {
         LOOK_AT_KERNEL_CYCLES
     };
+    look_after(cycles_max, socket, link, fd)
+}
+
+/// [`look_now_and_then`] for a call that has something to do or does not wait: who waits for such sockets is told by its epoll set.
+pub fn look_seldom(socket: &SocketRecord, link: &Link, fd: usize) -> bool {
+    look_after(LOOK_AT_KERNEL_CYCLES_BUSY, socket, link, fd)
+}
+
+fn look_after(cycles_max: u64, socket: &SocketRecord, link: &Link, fd: usize) -> bool {
+    let looked_at = &socket.looked_at;
+    let now = wait::cycles();
     if now.wrapping_sub(looked_at.load(Ordering::Relaxed)) < cycles_max {
         return false;
     }

@@ -5,7 +5,7 @@ use crate::entry::Call;
 use crate::socket::connection::Link;
 use crate::socket::descriptors::{Entry, Table};
 use crate::socket::lifecycle::{self, Held};
-use crate::socket::receive::{look_now_and_then, take_peer_reset};
+use crate::socket::receive::{look_seldom, take_peer_reset};
 use crate::socket::segments::Segments;
 use crate::socket::wait::{self, For, Outcome, Wait};
 use crate::socket::wake;
@@ -241,7 +241,7 @@ fn to_ring(target: &Target, link: &Link, segments: &mut Segments) -> Step {
         return to_kernel_holding(target, segments, &held);
     }
     // A writer that never reads would not learn that its peer has been killed.
-    look_now_and_then(target.thread(), socket, link, target.fd);
+    look_seldom(socket, link, target.fd);
     if link.they_are_closed() || target.has(socket_flags::KERNEL_ENDED) {
         // Linux answers such a write with a reset, and the next one with EPIPE.
         return to_kernel_holding(target, segments, &held);

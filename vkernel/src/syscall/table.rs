@@ -10,10 +10,11 @@ use crate::syscall::net::{connect, option, recv, send, shutdown};
 use crate::syscall::{
     descriptor, filter, futex, memory, path, poll, process, signal, task, time, wait,
 };
+use core::sync::atomic::Ordering;
 use pegasus_abi::errno::from_return;
 use pegasus_abi::nr::{self, NR_LEN};
 use pegasus_abi::{Errno, Result};
-use pegasus_arch::gate;
+use pegasus_arch::{area, gate};
 
 /// Serves one call.
 pub type Handler = fn(&Call) -> Result;
@@ -304,8 +305,16 @@ pub fn forward(call: &Call) -> Result {
     forward_as(call.nr, &call.args)
 }
 
+/// Counts a served call that comes to a call of Linux's.
+pub fn note_forwarded() {
+    // SAFETY: vkernel code runs with an area, whose shard is one of the process's record.
+    let forwarded = unsafe { &(*area::current().shard.get()).forwarded };
+    forwarded.store(forwarded.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
+
 /// Lets the home task execute another call in its place.
 pub fn forward_as(nr: usize, args: &[usize; 6]) -> Result {
+    note_forwarded();
     // SAFETY: calls that change mappings, handlers, the alternate stack, dispatch or the task itself all have rows
     // above; those rows forward only after checking that they concern the container's own range.
     from_return(unsafe { gate::forward(nr, args) })

@@ -201,6 +201,18 @@ impl Process {
         }
     }
 
+    /// How many calls Linux has had of the process's threads.
+    pub fn calls_of_linux(&self) -> u64 {
+        let counters = &self.record().counters;
+        counters.iter().fold(0, |sum, shard| {
+            let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            let all = value(&shard.rewritten).wrapping_add(value(&shard.trapped));
+            let natives = all.wrapping_sub(value(&shard.served));
+            sum.wrapping_add(natives)
+                .wrapping_add(value(&shard.forwarded))
+        })
+    }
+
     pub fn stays_home(&self) -> bool {
         self.stays_home.load(Ordering::Relaxed)
     }

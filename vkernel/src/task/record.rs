@@ -107,6 +107,7 @@ fn reset(record: &ProcessRecord, container: u32) {
             &shard.traced,
             &shard.switches,
             &shard.trips_home,
+            &shard.forwarded,
         ] {
             counter.store(0, Ordering::Relaxed);
         }

@@ -55,6 +55,8 @@ pub struct Thread {
     pub errand: Cell<usize>,
     /// The mask of a call that has waited with another one than the thread's, when a signal has ended it.
     pub waiting_mask: Cell<Option<SigSet>>,
+    /// The epoll set whose Linux's side the thread has last looked at, and how many calls of Linux the process had made then.
+    pub last_look: Cell<(usize, u64)>,
     /// What the thread has learnt about waiting.
     pub patience: Patience,
     /// The same for futexes.
@@ -148,6 +150,7 @@ impl Thread {
             (&raw mut (*place).errand).write(Cell::new(0));
             (&raw mut (*place).clears_handlers).write(Cell::new(false));
             (&raw mut (*place).waiting_mask).write(Cell::new(None));
+            (&raw mut (*place).last_look).write(Cell::new((0, 0)));
             (&raw mut (*place).patience).write(Patience::new());
             (&raw mut (*place).futex_patience).write(futex::Patience::new());
             (&raw mut (*place).waiter).write(Waiter::new());
