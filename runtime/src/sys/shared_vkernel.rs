@@ -209,15 +209,11 @@ impl SharedVkernel {
             .collect();
         let start = Instant::now();
         let lets_go = |worker: &WorkerRecord| {
-            for slot in &worker.inbox {
-                let address = slot.load(Ordering::Acquire);
-                if arenas.iter().any(|arena| arena.contains(&address)) {
-                    // Unless the worker has taken it just now, and then it sees the mark.
-                    let _ = slot.compare_exchange(address, 0, Ordering::AcqRel, Ordering::Relaxed);
-                }
-            }
+            // What the worker has taken just now it finds marked.
+            worker.inbox.withdraw(&arenas);
             let seen = worker.rounds.load(Ordering::Acquire);
-            while worker.state.load(Ordering::SeqCst) == WorkerState::Awake as u32
+            while worker.state.load(Ordering::SeqCst) == WorkerState::Ready as u32
+                && !worker.inbox.is_asleep()
                 && worker.rounds.load(Ordering::Acquire).wrapping_sub(seen) < ROUNDS
             {
                 if start.elapsed() > PATIENCE {

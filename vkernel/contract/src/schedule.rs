@@ -1,6 +1,7 @@
 //! Workers: tasks of a shared instance that run threads of its containers in turns.
 
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
+use pegasus_sync::Inbox;
 
 /// Workers there can be: one for each of the first so many CPUs.
 pub const WORKERS_MAX: usize = 256;
@@ -30,14 +31,12 @@ pub enum WorkerState {
     Wanted = 1,
     /// It cannot be made.
     Impossible = 2,
-    Awake = 3,
-    /// Waits on `state`, which whoever puts something into the inbox sets to `Awake`.
-    Asleep = 4,
+    Ready = 3,
 }
 
 #[repr(C, align(64))]
 pub struct WorkerRecord {
-    /// Futex of [`WorkerState`].
+    /// See [`WorkerState`].
     pub state: AtomicU32,
     /// In the instance's pid namespace.
     pub tid: AtomicI32,
@@ -45,11 +44,8 @@ pub struct WorkerRecord {
     pub attention: AtomicU32,
     /// Non-zero: whoever reclaims memory waits for it. No thread has the whole of its turn then.
     pub hurry: AtomicU32,
-    pub _pad: [AtomicU32; 3],
-    /// Which entries of the inbox are filled; bit i is entry i.
-    pub waiting: AtomicU32,
     /// Incremented each time that all threads here have had a turn.
     pub rounds: AtomicU64,
-    /// Addresses of threads of the vkernel that wait to be taken over; 0 for none.
-    pub inbox: [AtomicU64; INBOX_LEN],
+    /// Addresses of threads of the vkernel that wait to be taken over.
+    pub inbox: Inbox<INBOX_LEN>,
 }

@@ -205,9 +205,7 @@ fn find_worker(thread: &Thread) -> Option<&'static WorkerRecord> {
     }
     let record = header().schedule.workers.get(away.cpu.get())?;
     match record.state.load(Ordering::Acquire) {
-        state if state == WorkerState::Awake as u32 || state == WorkerState::Asleep as u32 => {
-            Some(record)
-        }
+        state if state == WorkerState::Ready as u32 => Some(record),
         state => {
             if state == WorkerState::Absent as u32 {
                 ask_for(record);

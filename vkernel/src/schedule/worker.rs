@@ -8,7 +8,7 @@ use crate::signal::receive;
 use crate::syscall::table;
 use crate::task::{Thread, header};
 use core::cell::Cell;
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::Ordering;
 use pegasus_abi::Result;
 use pegasus_abi::mman::{MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE};
 use pegasus_abi::prctl::{PR_SET_NAME, PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON};
@@ -20,7 +20,7 @@ use pegasus_arch::switch::{self, extended};
 use pegasus_arch::usercopy;
 use pegasus_contract::layout::{IMAGE_BASE, IMAGE_LEN_MAX, VKERNEL_BASE, VKERNEL_END};
 use pegasus_contract::record::CounterShard;
-use pegasus_contract::schedule::{INBOX_LEN, WorkerRecord, WorkerState};
+use pegasus_contract::schedule::{WorkerRecord, WorkerState};
 use pegasus_host::{futex, memory, schedule};
 
 /// What the timer and the monitor interrupt a worker with.
@@ -105,24 +105,7 @@ impl Worker {
     /// Puts a thread that is ready to go on into a worker's inbox. Tells whether there was room.
     pub fn offer(record: &WorkerRecord, thread: &'static Thread) -> bool {
         let address = &raw const *thread as u64;
-        let free = record.inbox.iter().position(|slot| {
-            slot.compare_exchange(0, address, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
-        });
-        let Some(slot) = free else { return false };
-        record.waiting.fetch_or(1 << slot, Ordering::SeqCst);
-        Self::wake(record);
-        true
-    }
-
-    fn wake(record: &WorkerRecord) {
-        let (asleep, awake) = (WorkerState::Asleep as u32, WorkerState::Awake as u32);
-        let done = record
-            .state
-            .compare_exchange(asleep, awake, Ordering::SeqCst, Ordering::SeqCst);
-        if done.is_ok() {
-            futex::wake(&record.state, 1);
-        }
+        record.inbox.offer(address, |word| futex::wake(word, 1))
     }
 
     pub fn context(&self) -> usize {
@@ -149,7 +132,7 @@ impl Worker {
         loop {
             self.take_inbox();
             if self.hosted_len.get() == 0 {
-                self.sleep();
+                self.record.inbox.wait(|word| futex::wait(word, 1));
                 continue;
             }
             self.run_all();
@@ -162,20 +145,10 @@ impl Worker {
     }
 
     fn take_inbox(&self) {
-        if self.record.waiting.load(Ordering::Relaxed) == 0 {
-            return;
-        }
-        let waiting = self.record.waiting.swap(0, Ordering::AcqRel);
-        for slot in (0..INBOX_LEN).filter(|slot| waiting & 1 << slot != 0) {
-            let address = self.record.inbox[slot].swap(0, Ordering::AcqRel);
-            if address == 0 {
-                // Its process has gone.
-                continue;
-            }
+        self.record.inbox.take(|address| {
             // SAFETY: put there by `offer`; the memory of a thread stays until this worker has had a round.
-            let thread = unsafe { &*(address as *const Thread) };
-            self.host(thread);
-        }
+            self.host(unsafe { &*(address as *const Thread) });
+        });
     }
 
     fn host(&self, thread: &'static Thread) {
@@ -234,8 +207,7 @@ impl Worker {
             return None;
         }
         if is_round_over {
-            let is_for_loop =
-                !self.has_progressed.get() || self.record.waiting.load(Ordering::Relaxed) != 0;
+            let is_for_loop = !self.has_progressed.get() || self.record.inbox.is_filled();
             if is_for_loop {
                 return None;
             }
@@ -276,19 +248,6 @@ impl Worker {
         let last = self.hosted_len.get() - 1;
         self.hosted[index].set(self.hosted[last].take());
         self.hosted_len.set(last);
-    }
-
-    fn sleep(&self) {
-        let state = &self.record.state;
-        state.store(WorkerState::Asleep as u32, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-        if self.record.waiting.load(Ordering::SeqCst) != 0 {
-            state.store(WorkerState::Awake as u32, Ordering::SeqCst);
-            return;
-        }
-        while state.load(Ordering::SeqCst) == WorkerState::Asleep as u32 {
-            futex::wait(state, WorkerState::Asleep as u32);
-        }
     }
 
     /// Everything that a task needs before it can run threads.
@@ -378,7 +337,7 @@ pub extern "C" fn begin(area: &'static Area) {
         .store(pegasus_host::process::tid(), Ordering::Relaxed);
     record
         .state
-        .store(WorkerState::Awake as u32, Ordering::Release);
+        .store(WorkerState::Ready as u32, Ordering::Release);
     worker.run()
 }
 

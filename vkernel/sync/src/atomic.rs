@@ -100,6 +100,10 @@ mod modelled {
                     self.in_turn().fetch_sub(value, order)
                 }
 
+                pub fn fetch_or(&self, value: $value, order: Ordering) -> $value {
+                    self.in_turn().fetch_or(value, order)
+                }
+
                 pub fn compare_exchange(
                     &self,
                     current: $value,

@@ -2,6 +2,7 @@
 //!
 //! * [`Ring`]: bytes from one task to another that need not trust it. [`Claim`]: the right to be one of the two.
 //! * [`Bell`]: how one of them wakes the other. [`Queue`]: what has become ready, for those who wait for many.
+//! * [`Inbox`]: values for one task that may be asleep.
 //! * [`Lock`]: for tasks that die together.
 //!
 //! One of the labelled unsafe rooms. Lock order is written in `docs/ARCHITECTURE.md`; no lock is
@@ -15,12 +16,14 @@ mod atomic;
 pub mod atomic;
 mod bell;
 mod claim;
+mod inbox;
 mod lock;
 mod queue;
 mod ring;
 
 pub use bell::{Bell, Kicks, Wanted};
 pub use claim::Claim;
+pub use inbox::Inbox;
 pub use lock::{Lock, LockGuard};
 pub use queue::{Link, Queue, Taken};
 pub use ring::{Corrupt, Ring, Stores, Stretch};
