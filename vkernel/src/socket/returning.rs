@@ -32,8 +32,11 @@ fn begin(thread: &Thread, socket: &'static SocketRecord, link: &Link, fd: usize,
     }
     wake::insist(link, fd);
     wake::peer_sets(link);
-    let _held = lifecycle::take(&socket.send_claim, thread);
+    let held = lifecycle::take(&socket.send_claim, thread);
     return_mine(socket, link, fd);
+    drop(held);
+    // To Linux, which tells from now on what there is to read, an old wake-up byte is data.
+    wake::quiet_if_ring(thread, socket, link, fd);
 }
 
 /// The same at once, and completely: when this returns, all that this end has not read is in Linux's stream or on its way there,
