@@ -13,7 +13,7 @@ use std::env;
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt;
 
@@ -81,7 +81,7 @@ fn sealed_copy(executable: File) -> Result<OwnedFd, SelfCopyError> {
     let len = loaded_len(&executable)?;
     let mut copy = File::from(create_executable_memory().map_err(SelfCopyError::Create)?);
     io::copy(&mut executable.take(len), &mut copy).map_err(SelfCopyError::Copy)?;
-    fcntl(copy.as_raw_fd(), FcntlArg::F_ADD_SEALS(all_seals())).map_err(SelfCopyError::Seal)?;
+    crate::sys::file::seal(copy.as_fd(), all_seals()).map_err(SelfCopyError::Seal)?;
     Ok(copy.into())
 }
 

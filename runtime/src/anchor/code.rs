@@ -3,11 +3,11 @@
 //! `build.rs` builds it (`vkernel/image/src/anchor`). It is in a memory file of its own, which nobody can change.
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::fcntl::SealFlag;
 use nix::sys::memfd::{MemFdCreateFlag, memfd_create};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 
 /// Built and named by `build.rs`.
 static EMBEDDED: &[u8] = include_bytes!(env!("PEGASUS_ANCHOR"));
@@ -30,7 +30,7 @@ pub fn file() -> Result<File, CodeError> {
         | SealFlag::F_SEAL_SHRINK
         | SealFlag::F_SEAL_GROW
         | SealFlag::F_SEAL_WRITE;
-    fcntl(file.as_raw_fd(), FcntlArg::F_ADD_SEALS(seals)).map_err(CodeError::Seal)?;
+    crate::sys::file::seal(file.as_fd(), seals).map_err(CodeError::Seal)?;
     Ok(file)
 }
 
