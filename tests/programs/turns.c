@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <time.h>
@@ -403,6 +404,41 @@ static void timeouts(void) {
     say("timeouts are not early", are_right);
 }
 
+static double seconds_of(clockid_t clock) {
+    struct timespec time;
+    clock_gettime(clock, &time);
+    return time.tv_sec + time.tv_nsec / 1e9;
+}
+
+// CPU time is counted, and never goes back, whoever runs the thread: each clock has to get there in the end.
+static void cpu_time(void) {
+    pthread_t partner;
+    struct ball *ball = start(&partner);
+    double of_thread = seconds_of(CLOCK_THREAD_CPUTIME_ID), of_process = seconds_of(CLOCK_PROCESS_CPUTIME_ID);
+    double thread_end = of_thread + 0.1, process_end = of_process + 0.2, limit = seconds_of(CLOCK_MONOTONIC) + 30;
+    int went_back = 0;
+    while ((of_thread < thread_end || of_process < process_end) && seconds_of(CLOCK_MONOTONIC) < limit) {
+        exchange(ball, 50);
+        double now = seconds_of(CLOCK_THREAD_CPUTIME_ID);
+        went_back += now < of_thread;
+        of_thread = now;
+        if ((now = seconds_of(CLOCK_PROCESS_CPUTIME_ID)) < of_process)
+            went_back++;
+        of_process = now;
+    }
+    struct rusage used, used_here;
+    getrusage(RUSAGE_SELF, &used);
+    getrusage(RUSAGE_THREAD, &used_here);
+    stop(ball, partner);
+    say("CPU time of a thread that takes turns is counted", of_thread >= thread_end);
+    say("CPU time of its process is counted", of_process >= process_end);
+    say("CPU time goes on only", !went_back);
+    // Two clocks, and one of them in ticks.
+    double total = used.ru_utime.tv_sec + used.ru_stime.tv_sec + (used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
+    double here = used_here.ru_utime.tv_sec + used_here.ru_stime.tv_sec + (used_here.ru_utime.tv_usec + used_here.ru_stime.tv_usec) / 1e6;
+    say("getrusage(2) agrees", total > of_process - 0.05 && here > of_thread - 0.05);
+}
+
 int main(int argc, char **argv) {
     if (argc > 1) {
         say("another program, while threads took turns", !strcmp(argv[1], "done"));
@@ -416,6 +452,7 @@ int main(int argc, char **argv) {
     alignment();
     masks();
     timeouts();
+    cpu_time();
     pthread_t partners[2], runner;
     struct ball *balls[2] = {start(&partners[0]), start(&partners[1])};
     exchange(balls[0], 1000);

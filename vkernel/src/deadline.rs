@@ -128,6 +128,20 @@ impl Now {
     }
 }
 
+/// How long so many cycles take, without asking Linux; 0 before [`learn_rate`] has succeeded.
+pub fn ns_of_cycles(cycles: u64) -> u64 {
+    let rate = header().clock_rate.load(Ordering::Relaxed);
+    ((u128::from(cycles) * u128::from(rate)) >> 32) as u64
+}
+
+/// Learns the rate of the time-stamp counter by all that it has counted so far.
+pub fn learn_rate() {
+    let rate = Now::read().ns_of(1 << 32);
+    if rate != 0 {
+        header().clock_rate.store(rate, Ordering::Relaxed);
+    }
+}
+
 /// Notes where the clocks are. Called once, when the heap is made.
 pub fn start_clocks() {
     let now = Now::read();

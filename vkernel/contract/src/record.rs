@@ -40,6 +40,8 @@ pub struct HeapHeader {
     /// Time-stamp counter and CLOCK_MONOTONIC, in nanoseconds, when the heap was made.
     pub clock_cycles: AtomicU64,
     pub clock_ns: AtomicU64,
+    /// Nanoseconds for 2^32 cycles of the time-stamp counter; 0 while unknown.
+    pub clock_rate: AtomicU64,
     /// The auxiliary vector of the process that made the heap, (type, value) pairs up to AT_NULL.
     pub auxv: [[AtomicU64; 2]; AUXV_LEN],
     pub containers: [ContainerRecord; CONTAINERS_MAX],

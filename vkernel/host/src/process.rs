@@ -341,12 +341,22 @@ pub fn pause_ns(ns: u64) {
 /// CLOCK_MONOTONIC.
 pub fn monotonic_ns() -> u64 {
     const CLOCK_MONOTONIC: usize = 1;
+    clock_ns(CLOCK_MONOTONIC)
+}
+
+/// What the calling task has used of CPUs.
+pub fn task_cpu_ns() -> u64 {
+    const CLOCK_THREAD_CPUTIME_ID: usize = 3;
+    clock_ns(CLOCK_THREAD_CPUTIME_ID)
+}
+
+fn clock_ns(clock: usize) -> u64 {
     let mut time = [0u64; 2];
     // SAFETY: the kernel writes a timespec to `time`.
     let _ = unsafe {
         call_here(
             nr::CLOCK_GETTIME,
-            [CLOCK_MONOTONIC, time.as_mut_ptr() as usize, 0, 0, 0, 0],
+            [clock, time.as_mut_ptr() as usize, 0, 0, 0, 0],
         )
     };
     time[0] * 1_000_000_000 + time[1]

@@ -3,6 +3,7 @@
 
 use crate::deadline::Deadline;
 use crate::limits::FPSTATE_LEN_MAX;
+use crate::schedule::cpu_time::Turns;
 use crate::schedule::worker::Worker;
 use crate::signal::{ALL_BUT_KEPT, deliver, doorbell, receive};
 use crate::syscall::table;
@@ -70,6 +71,8 @@ pub struct Away {
     /// When the home task was last found fit to be represented by a worker, and by which.
     fit_since: Cell<u64>,
     cpu: Cell<usize>,
+    /// What it has used of workers' CPUs.
+    pub turns: Turns,
 }
 
 impl Away {
@@ -90,6 +93,7 @@ impl Away {
             (&raw mut (*place).eagerness).write(Cell::new(0));
             (&raw mut (*place).fit_since).write(Cell::new(0));
             (&raw mut (*place).cpu).write(Cell::new(usize::MAX));
+            (&raw mut (*place).turns).write(Turns::new());
         }
     }
 
@@ -262,6 +266,7 @@ fn go(thread: &'static Thread, record: &'static WorkerRecord) -> bool {
     thread.area.worker.set(1);
     thread.area.served.set(table::SERVED_AWAY.as_ptr());
     away.save();
+    away.turns.leave_home(&thread.process().worker_time);
     // SAFETY: the stack is the thread's own and unused while it is at home.
     unsafe {
         let top = thread.park_stack_top();
@@ -301,6 +306,8 @@ fn arrive(thread: &Thread) {
     thread.away.restore();
     if thread.away.place.load(Ordering::Relaxed) == HOME {
         settle_at_home(thread);
+    } else {
+        thread.away.turns.begin(&thread.process().worker_time);
     }
 }
 
@@ -321,6 +328,7 @@ fn leave(thread: &'static Thread, wish: Wish) {
     let worker = worker_of(thread);
     let away = &thread.away;
     away.wish.set(wish);
+    away.turns.end(&thread.process().worker_time);
     away.save();
     let next = if wish == Wish::Turn {
         worker.pass_on()

@@ -3,7 +3,7 @@
 //! It keeps nothing that anybody else writes, but for its record: threads that come and calls for its attention.
 #![allow(unsafe_code)]
 
-use crate::schedule::away::{Away, Wish};
+use crate::schedule::away::Wish;
 use crate::signal::receive;
 use crate::syscall::table;
 use crate::task::{Thread, header};
@@ -287,12 +287,14 @@ impl Worker {
             thread.area.set_pending(pending::GO_HOME);
             receive::step_back(thread, uc);
         } else {
-            self.take_away(&thread.away, uc);
+            self.take_away(thread, uc);
         }
     }
 
     /// Changes `uc`, with which the handler returns, so that the loop goes on.
-    fn take_away(&self, away: &Away, uc: &mut UContext) {
+    fn take_away(&self, thread: &Thread, uc: &mut UContext) {
+        let away = &thread.away;
+        away.turns.end(&thread.process().worker_time);
         away.keep_frame(uc);
         uc.mcontext.rip = switch::continuation();
         uc.mcontext.rdi = self.context.get();
@@ -377,5 +379,5 @@ pub extern "C" fn on_signal(signal: u32, info: *mut SigInfo, uc: *mut UContext) 
         // What has raised it is past; all else happens again at home, where it is the program's own fault.
         thread.away.keep_trap(info);
     }
-    worker.take_away(&thread.away, uc);
+    worker.take_away(thread, uc);
 }

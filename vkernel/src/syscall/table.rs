@@ -115,6 +115,9 @@ const ROWS: &[(usize, Support)] = &[
     (nr::FUTEX_WAKE, Full(futex::futex2)),
     (nr::FUTEX_WAIT, Full(futex::futex2)),
     (nr::FUTEX_REQUEUE, Full(futex::futex2)),
+    (nr::CLOCK_GETTIME, Full(time::clock_gettime)),
+    (nr::GETRUSAGE, Full(time::getrusage)),
+    (nr::TIMES, Full(time::times)),
     (nr::TIMER_CREATE, Full(time::timer_create)),
     (nr::TIMER_DELETE, Full(time::timer_delete)),
     (nr::CLONE, Full(task::clone)),
@@ -264,6 +267,7 @@ const AWAY: &[usize] = &[
     nr::EPOLL_PWAIT,
     nr::EPOLL_PWAIT2,
     nr::FUTEX,
+    nr::CLOCK_GETTIME,
 ];
 
 static RUNS_AWAY: [bool; NR_LEN] = {

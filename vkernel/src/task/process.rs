@@ -5,6 +5,7 @@ use crate::futex;
 use crate::heap::Arena;
 use crate::mm::Space;
 use crate::rewrite::Rewriter;
+use crate::schedule::cpu_time::WorkerTime;
 use crate::task::Thread;
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
@@ -89,6 +90,8 @@ pub struct Process {
     keeps_kernel_sockets: AtomicBool,
     /// No worker runs its threads: see `schedule`.
     stays_home: AtomicBool,
+    /// CPU time that its threads have used on workers.
+    pub worker_time: WorkerTime,
     /// Timers of timer_create(2), which do not outlive the program.
     pub timers: Lock<BTreeSet<i32>>,
     /// Held while a child is made in private memory.
@@ -132,6 +135,7 @@ impl Process {
             has_filter: AtomicBool::new(false),
             keeps_kernel_sockets: AtomicBool::new(false),
             stays_home: AtomicBool::new(false),
+            worker_time: WorkerTime::new(),
             timers: Lock::new(BTreeSet::new()),
             private_forks: Lock::new(()),
             borrowers: Lock::new(Vec::new()),
