@@ -144,6 +144,25 @@ pub unsafe fn current_if_any<'a>() -> Option<&'a Area> {
     }
 }
 
+/// Bytes that go from one CPU to another together.
+pub const CACHE_LINE_LEN: usize = 64;
+
+/// The bytes at `address` are going to be read soon. A hint: any address will do.
+pub fn prefetch_read(address: usize) {
+    // SAFETY: PREFETCHT0 changes nothing, and never faults.
+    unsafe {
+        core::arch::asm!("prefetcht0 [{}]", in(reg) address, options(nostack, preserves_flags, readonly))
+    };
+}
+
+/// The bytes at `address` are going to be written soon. A hint: any address will do.
+pub fn prefetch_write(address: usize) {
+    // SAFETY: PREFETCHW changes nothing, and never faults; CPUs that do not know it do nothing.
+    unsafe {
+        core::arch::asm!("prefetchw [{}]", in(reg) address, options(nostack, preserves_flags, readonly))
+    };
+}
+
 /// The time-stamp counter.
 pub fn cycles() -> u64 {
     // SAFETY: RDTSC reads a counter.

@@ -52,7 +52,7 @@ pub const ITEMS_MAX: usize = 1 << 20;
 pub const ITEM_LEN: usize = 64;
 pub const SETS_BASE: usize = ITEMS_BASE + ITEMS_MAX * ITEM_LEN;
 pub const SETS_MAX: usize = 64 << 10;
-pub const SET_LEN: usize = 64;
+pub const SET_LEN: usize = 128;
 /// The directory of sockets that look for their peer.
 pub const DIRECTORY_BASE: usize = SETS_BASE + SETS_MAX * SET_LEN;
 pub const DIRECTORY_BUCKETS: usize = 128 << 10;

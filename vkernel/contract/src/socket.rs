@@ -261,26 +261,27 @@ pub struct ItemRecord {
 pub struct SetRecord {
     /// Items that may be ready.
     pub queue: Queue,
-    /// Tasks asleep in Linux's epoll_wait on this set.
-    pub sleepers: AtomicU32,
-    pub _pad0: u32,
-    pub descriptors: AtomicU32,
-    pub pins: AtomicU32,
     /// Guards `items` and taking from the queue.
     pub claim: Claim,
+    pub pins: AtomicU32,
     /// Index + 1 of the first item.
     pub items: AtomicU32,
     pub items_len: AtomicU32,
+    /// Time-stamp counter at the last look at Linux's set.
+    pub looked_at: AtomicU64,
     pub next_free: AtomicU32,
+    pub _pad0: [u32; 7],
+    /// Tasks asleep in Linux's epoll_wait on this set. From here on what the peers of its members read with each message: on a cache
+    /// line that a wait without a sleep does not change.
+    pub sleepers: AtomicU32,
+    /// Others may be asleep on Linux's set without being counted in `sleepers`: it is a member of another set, or polled.
+    pub watched: AtomicU32,
+    pub descriptors: AtomicU32,
     /// Upper half of the data of Linux's registrations, by which items are told from other members.
     pub tag: AtomicU32,
     /// 0: free; 1: in use; 2: has, or has had, a member that runs over rings.
     pub in_use: AtomicU32,
-    /// Time-stamp counter at the last look at Linux's set.
-    pub looked_at: AtomicU64,
-    /// Others may be asleep on Linux's set without being counted in `sleepers`: it is a member of another set, or polled.
-    pub watched: AtomicU32,
-    pub _pad: u32,
+    pub _pad1: [u32; 11],
 }
 
 /// Entries of a bucket of the directory.
@@ -304,5 +305,6 @@ const _: () = assert!(size_of::<PoolsHeader>() <= POOLS_HEADER_LEN);
 const _: () = assert!(size_of::<SocketRecord>() == SOCKET_LEN);
 const _: () = assert!(size_of::<ItemRecord>() == ITEM_LEN);
 const _: () = assert!(size_of::<SetRecord>() == SET_LEN);
+const _: () = assert!(core::mem::offset_of!(SetRecord, sleepers) == 64);
 const _: () = assert!(SOCKETS_MAX < 1 << 30 && SETS_MAX < 1 << 30 && ITEMS_MAX < 1 << 31);
 const _: () = assert!(CONNECTIONS_MAX < 1 << 31);

@@ -9,7 +9,8 @@ use pegasus_abi::poll::EPOLLET;
 use pegasus_contract::socket::{ItemRecord, SetRecord, SocketRecord};
 use pegasus_sync::{Link, Taken};
 
-/// An item of a set may have become ready. Tells whether somebody sleeps on the set, whom the caller has to wake.
+/// An item of a set may have become ready. Tells whether somebody sleeps on the set, whom the caller has to wake. The caller has made
+/// a full fence since the change.
 pub fn note_ready(item: &ItemRecord) -> bool {
     let Some(set) = SetRecord::at(item.set.load(Ordering::Relaxed)) else {
         return false;
@@ -17,7 +18,7 @@ pub fn note_ready(item: &ItemRecord) -> bool {
     if item.member.load(Ordering::SeqCst) == 0 {
         return false;
     }
-    enqueue(set, item);
+    set.queue.put_after_fence(item.index(), &item.link);
     is_slept_on(set)
 }
 

@@ -16,7 +16,9 @@ use crate::syscall::table::forward_as;
 use crate::task::Thread;
 use crate::usermem::UserPtr;
 use core::sync::atomic::{Ordering, fence};
-use pegasus_abi::poll::{EPOLLET, EPOLLONESHOT, EpollEvent, POLLERR, POLLHUP, POLLOUT, Timespec};
+use pegasus_abi::poll::{
+    EPOLLET, EPOLLONESHOT, EpollEvent, POLLERR, POLLHUP, POLLOUT, POLLWRNORM, Timespec,
+};
 use pegasus_abi::signal::SigSet;
 use pegasus_abi::{Errno, Result, nr};
 use pegasus_contract::socket::{ItemRecord, ItemUse, SetRecord, SocketRecord, socket_flags};
@@ -440,7 +442,8 @@ pub fn evaluate(
         if item.item_use.load(Ordering::Relaxed) != ItemUse::Armed as u32 {
             return Some(0);
         }
-        readiness::events(thread, socket, &link, fd, wanted & POLLOUT != 0)
+        let wants_room = wanted & (POLLOUT | POLLWRNORM) != 0;
+        readiness::events(thread, socket, &link, fd, wants_room)
     });
     if events.is_none() && item.converted.load(Ordering::Relaxed) != 0 {
         restore(set_fd, set, item, thread);

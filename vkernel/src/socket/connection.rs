@@ -3,6 +3,7 @@
 
 use crate::socket::pools::{DirectionStores, Pooled};
 use core::sync::atomic::Ordering;
+use pegasus_arch::area::{CACHE_LINE_LEN, prefetch_read, prefetch_write};
 use pegasus_contract::socket::{
     ConnectionRecord, EndRecord, EndState, NEVER_LINKED, Returning, SocketRecord,
 };
@@ -184,6 +185,24 @@ impl Link {
             done += stretch.len;
             stretch.len
         })
+    }
+
+    /// The next bytes are going to be read soon: their cache lines may come over from the peer meanwhile.
+    pub fn prefetch_incoming(&self) {
+        let (ring, stores) = self.incoming();
+        if let Some(address) = ring.next_to_read(&stores) {
+            prefetch_read(address as usize);
+            prefetch_read(address as usize + CACHE_LINE_LEN);
+        }
+    }
+
+    /// An answer is going to be written soon.
+    pub fn prefetch_outgoing(&self) {
+        let (ring, stores) = self.outgoing();
+        prefetch_write(ring as *const Ring as usize);
+        if let Some(address) = ring.next_to_write(&stores) {
+            prefetch_write(address as usize);
+        }
     }
 
     /// How much the peer's ring can hold now.

@@ -235,9 +235,8 @@ fn from_ring(target: &Target, link: &Link, segments: &mut Segments, held: Held) 
     if link.is_frozen() {
         return Step::Empty;
     }
-    // Looked at before the ring: what the peer wrote before it said so is then seen.
+    // Looked at before the ring (an acquire): what the peer wrote before it said so is then seen.
     let their_end = link.their_end();
-    fence(Ordering::SeqCst);
     let want = segments.left();
     let had = link.incoming().0.len();
     let peeks = target.flags & MSG_PEEK != 0;
@@ -272,6 +271,7 @@ fn from_ring(target: &Target, link: &Link, segments: &mut Segments, held: Held) 
             if !link.incoming().0.is_empty() {
                 epoll::set::note_seen(target.socket);
             }
+            link.prefetch_outgoing();
             Step::Moved(len)
         }
     }

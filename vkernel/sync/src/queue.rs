@@ -82,6 +82,16 @@ impl Queue {
         put
     }
 
+    /// [`Queue::put`] for who has made a full fence since the change. One that is in the queue already is only read: its cache line need
+    /// not come over from whoever waits for it.
+    pub fn put_after_fence(&self, index: u32, link: &Link) -> bool {
+        // Who has it in hand, and has not cleared this yet, looks after that: and the fence was before.
+        if link.queued.load(Ordering::Relaxed) != 0 {
+            return false;
+        }
+        self.put(index, link)
+    }
+
     fn push(&self, index: u32, link: &Link) {
         let mut first = self.0.load(Ordering::Relaxed);
         loop {

@@ -314,6 +314,21 @@ impl Ring {
         self.copy_out(stores, head + skip as u64, want.min(len - skip), copy)
     }
 
+    /// Where the consumer reads next. Within a store, whatever the ring says, but only a guess for anybody else.
+    pub fn next_to_read<S: Stores>(&self, stores: &S) -> Option<*mut u8> {
+        self.place(stores, self.head.load(Ordering::Relaxed))
+    }
+
+    /// Where the producer writes next, if nothing changes before.
+    pub fn next_to_write<S: Stores>(&self, stores: &S) -> Option<*mut u8> {
+        self.place(stores, self.tail.load(Ordering::Relaxed))
+    }
+
+    fn place<S: Stores>(&self, stores: &S, position: u64) -> Option<*mut u8> {
+        let stretch = self.stretch(stores, position, 1).ok()??;
+        Some(stretch.address)
+    }
+
     /// Consumer: `len` readable bytes from `position` on.
     fn copy_out<S: Stores>(
         &self,

@@ -568,7 +568,7 @@ impl Set {
         assert_eq!(done, Ok(1));
         let end = &stream.reader;
         let others = || {
-            self.queue.put(index, self.link(index).unwrap());
+            self.queue.put_after_fence(index, self.link(index).unwrap());
             self.sleepers.load(Ordering::Relaxed) != 0
         };
         let kick = || {
