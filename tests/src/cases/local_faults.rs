@@ -30,7 +30,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// For `tests/programs/places.h`.
-fn places() -> String {
+pub fn places() -> String {
     let pools = [
         (offset_of!(PoolsHeader, sockets), SOCKETS_MAX),
         (offset_of!(PoolsHeader, connections), CONNECTIONS_MAX),
