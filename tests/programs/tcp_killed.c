@@ -147,7 +147,7 @@ static void start(void *(*body)(void *), int argument)
     pthread_t thread;
     pthread_attr_t small;
     pthread_attr_init(&small);
-    pthread_attr_setstacksize(&small, 128 << 10);
+    pthread_attr_setstacksize(&small, 1 << 20);
     MUST(pthread_create(&thread, &small, body, (void *)(intptr_t)argument) == 0);
 }
 
