@@ -1,14 +1,18 @@
 //! Pointers from containers.
 //!
 //! A pointer that a container passes is an allegation. [`UserPtr`] cannot be dereferenced: it is checked
-//! against the vkernel's range, copied once, and a fault on the way is EFAULT.
+//! against the vkernel's range and the neighbours', copied once, and a fault on the way is EFAULT.
 #![allow(unsafe_code)]
 
+use crate::task::{Process, instance_kind};
 use alloc::vec::Vec;
 use pegasus_abi::{Errno, Result};
 use pegasus_arch::usercopy::{self, Plain, bytes_of, bytes_of_mut};
 use pegasus_arch::userword;
-use pegasus_contract::layout::{USER_END, VKERNEL_BASE, VKERNEL_END};
+use pegasus_contract::boot::InstanceKind;
+use pegasus_contract::layout::{
+    SLOT_LEN, USER_END, VKERNEL_BASE, VKERNEL_END, is_in_slots, slot_base,
+};
 
 /// An address given by a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,10 +32,31 @@ impl UserPtr {
     fn check(self, len: usize) -> Result<()> {
         let end = self.0.checked_add(len).ok_or(Errno::EFAULT)?;
         let in_vkernel = self.0 < VKERNEL_END && end > VKERNEL_BASE;
-        if end > USER_END || in_vkernel {
+        if end > USER_END || in_vkernel || len != 0 && end > self.reach() {
             Err(Errno::EFAULT)
         } else {
             Ok(())
+        }
+    }
+
+    /// Where the memory ends, at the latest, that the container has here: before that of a neighbour. What is in no slot is nobody's,
+    /// or for all (the vDSO).
+    fn reach(self) -> usize {
+        const LOW_WINDOW_END: usize = 1 << 32;
+        if is_in_slots(self.0) {
+            let slot = Process::current().slot();
+            slot.map_or(USER_END, |slot| match slot_base(slot) {
+                Some(base) if (base..base + SLOT_LEN).contains(&self.0) => base + SLOT_LEN,
+                _ => self.0,
+            })
+        } else if self.0 < LOW_WINDOW_END && instance_kind() == InstanceKind::Shared {
+            if Process::current().has_low_window() {
+                LOW_WINDOW_END
+            } else {
+                self.0
+            }
+        } else {
+            USER_END
         }
     }
 
@@ -98,7 +123,7 @@ impl UserPtr {
 
     /// Copies up to `to.len()` bytes, stopping early at a fault; gives how many were copied.
     pub fn read_some(self, to: &mut [u8]) -> usize {
-        let len = to.len().min(USER_END.saturating_sub(self.0));
+        let len = to.len().min(self.reach().saturating_sub(self.0));
         if self.check(len).is_err() {
             return 0;
         }
@@ -109,7 +134,7 @@ impl UserPtr {
 
     /// Copies `from` into the container, stopping early at a fault; gives how many bytes were copied.
     pub fn write_some(self, from: &[u8]) -> usize {
-        let len = from.len().min(USER_END.saturating_sub(self.0));
+        let len = from.len().min(self.reach().saturating_sub(self.0));
         if self.check(len).is_err() {
             return 0;
         }

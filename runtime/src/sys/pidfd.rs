@@ -2,8 +2,10 @@
 
 use super::process::adopt_descriptors;
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 /// A descriptor that stays with this very process and becomes readable when it has ended.
 pub fn open(pid: Pid) -> Result<OwnedFd, Errno> {
@@ -46,6 +48,13 @@ pub fn reap(child: Pid) -> Result<Option<i32>, Errno> {
         0 => Ok(None),
         _ => Ok(Some(status)),
     }
+}
+
+/// Waits until it has ended, at most so long. Tells whether it has.
+pub fn wait_for_end(process: BorrowedFd<'_>, patience: Duration) -> bool {
+    let mut fds = [PollFd::new(process, PollFlags::POLLIN)];
+    let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+    poll(&mut fds, timeout) == Ok(1)
 }
 
 #[cfg(test)]

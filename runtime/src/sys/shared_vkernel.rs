@@ -9,7 +9,7 @@ use crate::network;
 use nix::errno::Errno;
 use nix::sys::mman::{MmapAdvise, madvise, munmap};
 use nix::unistd::Pid;
-use pegasus_contract::boot::{self, Operation, ReleaseHomeArgs, SpawnHomeArgs};
+use pegasus_contract::boot::{self, BuryArgs, Operation, ReleaseHomeArgs, SpawnHomeArgs};
 use pegasus_contract::layout::{ARENA_LEN, HEAP_BASE, SLOT_LEN, SLOTS_MAX, arena_base, slot_base};
 use pegasus_contract::network::NetworkRecord;
 use pegasus_contract::record::{
@@ -173,6 +173,7 @@ impl SharedVkernel {
             );
             return;
         }
+        self.bury(home.container);
         unmap_slot(home.slot);
         for (index, process) in header.processes.iter().enumerate() {
             if is_of(process, home.container) {
@@ -188,6 +189,16 @@ impl SharedVkernel {
         self.container(home.container)
             .state
             .store(ContainerState::Free as u32, Ordering::Release);
+    }
+
+    /// Closes the sockets and sets that processes had which were killed. Their records have been marked as gone.
+    fn bury(&self, container: usize) {
+        let mut arguments = BuryArgs {
+            container_index: container as u32,
+        };
+        if let Err(errno) = check(self.vkernel.call(Operation::Bury, &mut arguments)) {
+            tracing::error!("container record {container}: its connections stay: {errno}");
+        }
     }
 
     /// Makes the workers forget the threads of a container whose home tasks are gone. Tells whether they have.

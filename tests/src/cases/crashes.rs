@@ -1,5 +1,6 @@
 //! Things that go wrong in one container, or are killed, while neighbours go on.
 
+use super::seeing::{pegasus, series};
 use crate::harness::case::Case;
 use crate::harness::container::Container;
 use crate::harness::context::{Context, GroupGuard};
@@ -30,6 +31,14 @@ pub fn cases() -> Vec<Case> {
         .limit(120),
         Case::group("crashes::neighbour_of_memory_exhaustion", |context| {
             beside_redis(context, memory)
+        })
+        .limit(120),
+        Case::group("crashes::neighbours_that_compute", |context| {
+            beside_computation(context, &[])
+        })
+        .limit(120),
+        Case::group("crashes::neighbours_that_compute_on_one_cpu", |context| {
+            beside_computation(context, &[super::one_cpu::one_cpu()?])
         })
         .limit(120),
         Case::each("crashes::kill_first_process", kill_first),
@@ -142,6 +151,42 @@ fn memory(context: &Context, group: &GroupGuard) -> Result<()> {
         "{}",
         done.describe()
     );
+    Ok(())
+}
+
+/// Two that compute without end do not keep a pair that talks over a ring from doing so.
+fn beside_computation(context: &Context, options: &[String]) -> Result<()> {
+    let group = context.group()?;
+    let on = || context.on(group.runtime()).options(options);
+    let computing = (0..2)
+        .map(|_| on().program("bench_busy", [""; 0]).start())
+        .collect::<Result<Vec<_>>>()?;
+    for one in &computing {
+        one.wait_for_log("computing")?;
+    }
+    let server = on().program("bench_echo", ["server", "7000"]).start()?;
+    server.wait_for_log("listening")?;
+    let client = on()
+        .network(&format!("container:{}", server.name))
+        .program("bench_echo", ["client", "127.0.0.1", "7000", "60000"])
+        .start()?;
+    let labels = [("container", client.id()?)];
+    let labels = labels.each_ref().map(|(name, id)| (*name, id.as_str()));
+    let sent = || -> Result<f64> {
+        let text = pegasus(context, &["metrics"])?.expect(0)?.stdout;
+        let sent = series(&text, "pegasus_container_ring_sent_bytes_total", &labels)?;
+        sent.with_context(|| format!("nothing over rings:\n{text}"))
+    };
+    // It goes on, again and again, while they compute.
+    let mut before = context.eventually(context.remaining(), sent)?;
+    for _ in 0..3 {
+        before = context.eventually(context.remaining(), || {
+            let now = sent()?;
+            ensure!(now > before + 100.0, "the pair stands still at {now}");
+            Ok(now)
+        })?;
+    }
+    ensure!(client.inspect("{{.State.Running}}")? == "true");
     Ok(())
 }
 

@@ -3,8 +3,9 @@
 
 use super::local_tcp::{first_difference, play};
 use crate::harness::case::Case;
+use crate::harness::container::Spec;
 use crate::harness::context::Context;
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use pegasus_contract::layout::{
     BUFFERS_MAX, CONNECTION_LEN, CONNECTIONS_BASE, CONNECTIONS_MAX, ITEMS_MAX, POOLS_BASE,
     SETS_MAX, SOCKET_LEN, SOCKETS_BASE, SOCKETS_MAX,
@@ -21,6 +22,7 @@ pub fn cases() -> Vec<Case> {
         between("hostile_rings_at_any_time", hostile_at_any_time),
         between("buffers_used_up", buffers_used_up),
         between("pools_used_up", pools_used_up),
+        between("memory_of_a_neighbour", memory_of_a_neighbour),
         Case::own("local_faults::buffers_used_up_by_one", |context| {
             let args = ["fork".to_owned(), "buffers".to_owned(), places()];
             let said = context.container().program("tcp_pools", args).output()?;
@@ -30,7 +32,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// For `tests/programs/places.h`.
-fn places() -> String {
+pub fn places() -> String {
     let pools = [
         (offset_of!(PoolsHeader, sockets), SOCKETS_MAX),
         (offset_of!(PoolsHeader, connections), CONNECTIONS_MAX),
@@ -186,4 +188,37 @@ fn pools_used_up(context: &Context) -> Result<()> {
         }
     }
     agree(&said, &expected.join("\n"))
+}
+
+/// For the calls that the vkernel answers, a neighbour's memory is not there: as under runc an address that nobody has.
+fn memory_of_a_neighbour(context: &Context) -> Result<()> {
+    const NOBODYS: &str = "0x600000000000";
+    let group = context.group()?;
+    let on = || context.on(group.runtime());
+    let neighbour = on().program("neighbour", ["hold"]).start()?;
+    neighbour.wait_for_log("held at ")?;
+    let said = neighbour.logs()?;
+    let (_, address) = said.split_once("held at ").context("no address")?;
+    let address = address.split_whitespace().next().context("no address")?;
+    let probe = |spec: Spec<'_, '_>, address: &str| -> Result<String> {
+        Ok(spec
+            .program("neighbour", ["probe", address])
+            .run()?
+            .expect(0)?
+            .stdout)
+    };
+    let expected = probe(context.reference(), NOBODYS)?;
+    for address in [address, NOBODYS] {
+        let found = probe(on(), address)?;
+        ensure!(
+            found == expected,
+            "{address}\n{}\nall of it:\n{found}",
+            first_difference(&expected, &found)
+        );
+    }
+    neighbour.docker(&["kill", "--signal", "TERM"])?.expect(0)?;
+    ensure!(neighbour.wait()? == 0, "{}", neighbour.logs()?);
+    let said = neighbour.logs()?;
+    ensure!(said.contains("unchanged: 1"), "{said}");
+    Ok(())
 }

@@ -13,6 +13,8 @@ mod leaks;
 mod lifecycle;
 mod local_bridge;
 mod local_faults;
+mod local_idle;
+mod local_killed;
 mod local_tcp;
 mod network;
 mod one_cpu;
@@ -43,6 +45,8 @@ pub fn all() -> Vec<Case> {
         fusion::cases(),
         local_tcp::cases(),
         local_faults::cases(),
+        local_idle::cases(),
+        local_killed::cases(),
         one_cpu::cases(),
         seeing::cases(),
         crashes::cases(),

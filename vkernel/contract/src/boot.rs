@@ -24,6 +24,8 @@ pub enum Operation {
     /// Let a home task join its container (`setns` …) and run the program. Argument: [`ReleaseHomeArgs`].
     /// Returns 0 when the program has been loaded, else `-errno` and the home task has exited.
     ReleaseHome = 4,
+    /// Close what the processes of a container still had open, which are all gone. Argument: [`BuryArgs`]. Returns 0.
+    Bury = 5,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +71,12 @@ pub struct SpawnHomeArgs {
     pub container_index: u32,
     /// Non-zero: also `CLONE_NEWPID`. Zero when the caller has set `pid_for_children` itself.
     pub new_pid_namespace: u32,
+}
+
+#[derive(Debug)]
+#[repr(C)]
+pub struct BuryArgs {
+    pub container_index: u32,
 }
 
 /// How a home task becomes a member of its container. All pointers stay valid until

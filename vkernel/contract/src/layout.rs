@@ -86,6 +86,14 @@ const _: () = assert!(IMAGE_BASE + IMAGE_LEN_MAX <= HEAP_BASE);
 const _: () = assert!(SLOTS_LOW_BASE + SLOTS_LOW_COUNT * SLOT_LEN == 0x5400_0000_0000);
 const _: () = assert!(CONTAINERS_MAX <= SLOTS_MAX);
 
+/// Whether an address lies in some slot.
+pub const fn is_in_slots(address: usize) -> bool {
+    let low_end = SLOTS_LOW_BASE + SLOTS_LOW_COUNT * SLOT_LEN;
+    let high_end = SLOTS_HIGH_BASE + (SLOTS_MAX - SLOTS_LOW_COUNT) * SLOT_LEN;
+    SLOTS_LOW_BASE <= address && address < low_end
+        || SLOTS_HIGH_BASE <= address && address < high_end
+}
+
 /// First address of slot `index`, or `None` past the last one.
 pub const fn slot_base(index: usize) -> Option<usize> {
     if index < SLOTS_LOW_COUNT {

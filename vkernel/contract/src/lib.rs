@@ -19,4 +19,4 @@ pub mod schedule;
 pub mod socket;
 
 /// Checked by both sides at start; they are built together, so a mismatch is a build error.
-pub const CONTRACT_VERSION: u32 = 6;
+pub const CONTRACT_VERSION: u32 = 7;

@@ -8,6 +8,7 @@ use crate::layout::{CONTAINERS_MAX, PROCESSES_MAX};
 use crate::network::NetworkRecord;
 use crate::schedule::ScheduleRecord;
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
+use pegasus_sync::Claim;
 
 pub const HEAP_MAGIC: u64 = u64::from_le_bytes(*b"PEGASUS1");
 
@@ -37,6 +38,10 @@ pub struct HeapHeader {
     pub low_window_owner: AtomicU32,
     /// Number of the last pid namespace seen, see [`ProcessRecord::namespace`].
     pub namespaces: AtomicU32,
+    /// Process records from this one on have never been used.
+    pub processes_high: AtomicU32,
+    /// How many more times somebody who has the occasion looks for killed processes: one was not quite gone at the last look.
+    pub looks_for_dead: AtomicU32,
     /// Time-stamp counter and CLOCK_MONOTONIC, in nanoseconds, when the heap was made.
     pub clock_cycles: AtomicU64,
     pub clock_ns: AtomicU64,
@@ -129,7 +134,8 @@ pub struct ProcessRecord {
     pub descriptors_high: AtomicU32,
     /// Non-zero: the process is gone, and workers drop its threads.
     pub is_gone: AtomicU32,
-    pub _pad: AtomicU32,
+    /// Who frees the record of a process that has gone, and what was its.
+    pub undertaker: Claim,
     /// Number of calls recorded since tracing began; entry `n % TRACE_LEN` is the n-th.
     pub trace_head: AtomicU64,
     /// Sites rewritten so far, and sites found impossible to rewrite.

@@ -81,6 +81,8 @@ pub mod socket_flags {
     pub const WRITTEN_AFTER_END: u32 = 16384;
     /// Had a timeout for calls set (SO_RCVTIMEO, SO_SNDTIMEO), itself or its listener.
     pub const TIMED: u32 = 32768;
+    /// Another process has, or has had, descriptors of it: it came there by fork(2).
+    pub const INHERITED: u32 = 1 << 24;
     /// Listens.
     pub const LISTENING: u32 = 8192;
     /// The program has set TCP_NODELAY, or TCP_CORK, itself.
@@ -143,7 +145,9 @@ pub struct SocketRecord {
 /// One end's part in a connection: written by its tasks, but for what says otherwise.
 #[repr(C, align(64))]
 pub struct EndRecord {
-    pub _pad0: u32,
+    /// Index + 1 of this end's socket, if it could not be freed because the peer may have been looking at it: whoever lets go
+    /// last frees it.
+    pub left_over: AtomicU32,
     /// This end waits for room to write.
     pub wants_room: AtomicU32,
     /// Wake-up bytes that this end has sent, and taken.
@@ -156,7 +160,7 @@ pub struct EndRecord {
     pub returned: AtomicU64,
     /// See [`EndState`].
     pub ended: AtomicU32,
-    /// This end has let go of the connection.
+    /// 1: this end has let go of the connection. 2: and uses nothing of it any more.
     pub released: AtomicU32,
     /// Index of its socket.
     pub socket: AtomicU32,
@@ -281,7 +285,9 @@ pub struct SetRecord {
     pub tag: AtomicU32,
     /// 0: free; 1: in use; 2: has, or has had, a member that runs over rings.
     pub in_use: AtomicU32,
-    pub _pad1: [u32; 11],
+    /// Another process has, or has had, descriptors of it: it came there by fork(2).
+    pub inherited: AtomicU32,
+    pub _pad1: [u32; 10],
 }
 
 /// Entries of a bucket of the directory.

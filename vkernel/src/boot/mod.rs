@@ -19,7 +19,7 @@ use pegasus_abi::{Errno, Result};
 use pegasus_arch::gate;
 use pegasus_arch::regs::REGS_LEN;
 use pegasus_contract::CONTRACT_VERSION;
-use pegasus_contract::boot::{InitArgs, Operation};
+use pegasus_contract::boot::{BuryArgs, InitArgs, Operation};
 use pegasus_contract::layout::{IMAGE_BASE, IMAGE_LEN_MAX};
 use pegasus_contract::record::{AUXV_LEN, HEAP_MAGIC};
 
@@ -35,6 +35,10 @@ pub fn operate(operation: u64, argument: *mut c_void) -> i64 {
             home::spawn(&mut *argument.cast())
         } else if operation == Operation::ReleaseHome as u64 {
             home::release(&*argument.cast())
+        } else if operation == Operation::Bury as u64 {
+            let args: &BuryArgs = &*argument.cast();
+            crate::task::record::bury_container(args.container_index);
+            Ok(0)
         } else {
             Err(Errno::ENOSYS)
         }

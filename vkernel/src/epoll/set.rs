@@ -1,6 +1,6 @@
 //! Sets, their items, and the queue of items that may be ready.
 
-use crate::socket::lifecycle::{Held, take_as};
+use crate::socket::lifecycle::{Held, Leave, take_as};
 use crate::socket::pools::Pooled;
 use crate::socket::wake::items_of;
 use crate::task::Thread;
@@ -233,6 +233,7 @@ pub fn create() -> Option<&'static SetRecord> {
         &set.items,
         &set.items_len,
         &set.watched,
+        &set.inherited,
     ] {
         word.store(0, Ordering::Relaxed);
     }
@@ -251,7 +252,8 @@ fn new_tag() -> u32 {
 }
 
 /// The last descriptor of a set is closed, and with it Linux's set.
-pub fn destroy(set: &'static SetRecord, holder: u32) {
+pub fn destroy(set: &'static SetRecord, leave: Leave) {
+    let holder = leave.holder;
     if set.in_use.swap(0, Ordering::SeqCst) == 0 {
         return;
     }
@@ -265,7 +267,7 @@ pub fn destroy(set: &'static SetRecord, holder: u32) {
     // Those that have left the set are freed on the way.
     Queued::take(set).for_each(drop);
     drop(held);
-    if is_certain && set.pins.load(Ordering::SeqCst) == 0 {
+    if is_certain && (leave.pins_are_dead || set.pins.load(Ordering::SeqCst) == 0) {
         set.release();
     }
 }

@@ -7,12 +7,12 @@
 #![allow(unsafe_code)]
 
 use crate::epoll;
-use crate::socket::lifecycle;
+use crate::socket::lifecycle::{self, Leave};
 use crate::socket::pools::Pooled;
 use crate::task::{Process, Thread, header};
 use core::sync::atomic::{AtomicU32, Ordering};
 use pegasus_contract::layout::{DESCRIPTORS_MAX, PROCESSES_MAX, descriptors_base};
-use pegasus_contract::socket::{SetRecord, SocketRecord, descriptor};
+use pegasus_contract::socket::{SetRecord, SocketRecord, descriptor, socket_flags};
 
 /// What a number stands for.
 #[derive(Clone, Copy)]
@@ -41,6 +41,39 @@ impl Entry {
         }
     }
 
+    /// A call uses it, and no other number stands for it.
+    fn is_in_a_last_call(self) -> bool {
+        let (pins, descriptors) = match self {
+            Entry::None => return false,
+            Entry::Socket(socket) => (&socket.pins, &socket.descriptors),
+            Entry::Set(set) => (&set.pins, &set.descriptors),
+        };
+        pins.load(Ordering::SeqCst) != 0 && descriptors.load(Ordering::SeqCst) == 1
+    }
+
+    /// A child has numbers for it as well.
+    fn note_inherited(self) {
+        match self {
+            Entry::None => {}
+            Entry::Socket(socket) => {
+                socket
+                    .flags
+                    .fetch_or(socket_flags::INHERITED, Ordering::Relaxed);
+            }
+            Entry::Set(set) => set.inherited.store(1, Ordering::Relaxed),
+        }
+    }
+
+    fn is_inherited(self) -> bool {
+        match self {
+            Entry::None => false,
+            Entry::Socket(socket) => {
+                socket.flags.load(Ordering::Relaxed) & socket_flags::INHERITED != 0
+            }
+            Entry::Set(set) => set.inherited.load(Ordering::Relaxed) != 0,
+        }
+    }
+
     /// One more number stands for it.
     fn hold(self) {
         match self {
@@ -54,23 +87,29 @@ impl Entry {
         }
     }
 
-    /// One number less stands for it. `fd` is one that still does, for Linux, if the caller has it.
-    /// `holder`: see [`lifecycle::take_as`].
-    fn let_go(self, fd: Option<usize>, holder: u32) {
+    /// One number less stands for it.
+    fn let_go(self, leave: Leave) {
         match self {
             Entry::None => {}
             Entry::Socket(socket) => {
                 if socket.descriptors.fetch_sub(1, Ordering::AcqRel) == 1 {
-                    lifecycle::close(socket, fd, holder);
+                    lifecycle::close(socket, leave);
                 }
             }
             Entry::Set(set) => {
                 if set.descriptors.fetch_sub(1, Ordering::AcqRel) == 1 {
-                    epoll::set::destroy(set, holder);
+                    epoll::set::destroy(set, leave);
                 }
             }
         }
     }
+}
+
+/// See [`Table::abandon`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    None,
+    Some,
 }
 
 /// The table of the process with this record.
@@ -95,9 +134,14 @@ impl Table {
         Self::of(Thread::current().process())
     }
 
-    /// By which name claims are taken for this table's process. See [`Thread::claimant`].
-    fn claimant(self) -> u32 {
-        self.record as u32 + 1
+    /// The terms on which a call lets go of what `fd` stands for.
+    fn closing(self, fd: usize) -> Leave {
+        Leave {
+            fd: Some(fd),
+            // See [`Thread::claimant`].
+            holder: self.record as u32 + 1,
+            pins_are_dead: false,
+        }
     }
 
     pub fn address(self) -> usize {
@@ -129,7 +173,7 @@ impl Table {
         self.raise_high(fd);
         entry.hold();
         let before = Entry::of(word.swap(entry.word(), Ordering::AcqRel));
-        before.let_go(Some(fd), self.claimant());
+        before.let_go(self.closing(fd));
     }
 
     /// Whether `fd` can have an entry.
@@ -144,7 +188,7 @@ impl Table {
         };
         if word.load(Ordering::Relaxed) != descriptor::NONE {
             let entry = Entry::of(word.swap(descriptor::NONE, Ordering::AcqRel));
-            entry.let_go(Some(fd), self.claimant());
+            entry.let_go(self.closing(fd));
         }
     }
 
@@ -173,26 +217,43 @@ impl Table {
     pub fn copy_to(self, child: Table) {
         if child.is_usable() {
             for (fd, entry) in self.entries() {
+                entry.note_inherited();
                 child.set(fd, entry);
             }
         }
     }
 
-    /// Empties the table of a process that ends itself: its peers are told at once.
+    /// Empties the table of a process that ends itself: its peers are told at once. What its other threads are in a call
+    /// with stays for who frees the process's record: they do not come back from it.
     pub fn close_all(self) {
-        for (fd, _) in self.entries() {
-            self.clear(fd);
+        let mut is_empty = true;
+        for (fd, entry) in self.entries() {
+            if entry.is_in_a_last_call() {
+                is_empty = false;
+                if let Entry::Socket(socket) = entry {
+                    lifecycle::say_end(socket, Some(fd));
+                }
+            } else {
+                self.clear(fd);
+            }
         }
-        self.lower_high();
+        if is_empty {
+            self.lower_high();
+        }
     }
 
-    /// Empties the table of a process that is gone: Linux has told its peers.
-    pub fn abandon(self) {
+    /// Empties the table of a process that is gone: Linux has told its peers. `holder`: by which name claims are taken.
+    /// `others`: whether there are processes that could be in a call with what this one has inherited or passed on.
+    pub fn abandon(self, holder: u32, others: Others) {
         let high = self.high().map_or(0, |high| high.load(Ordering::Acquire));
         for word in (0..high as usize).filter_map(|fd| self.word(fd)) {
             if word.load(Ordering::Relaxed) != descriptor::NONE {
                 let entry = Entry::of(word.swap(descriptor::NONE, Ordering::AcqRel));
-                entry.let_go(None, self.claimant());
+                entry.let_go(Leave {
+                    fd: None,
+                    holder,
+                    pins_are_dead: others == Others::None || !entry.is_inherited(),
+                });
             }
         }
         self.lower_high();

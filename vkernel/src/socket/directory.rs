@@ -335,12 +335,13 @@ fn prepare(connection: &ConnectionRecord, sockets: [&SocketRecord; 2]) {
             returned,
             ended,
             released,
+            left_over,
             socket: index,
             container,
             notifying,
             ..
         } = &connection.ends[side];
-        for word in [wants_room, ended, released, notifying] {
+        for word in [wants_room, ended, released, left_over, notifying] {
             word.store(0, Ordering::Relaxed);
         }
         for word in [kicks_sent, kicks_taken, switched, returned] {

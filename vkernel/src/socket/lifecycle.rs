@@ -6,7 +6,7 @@ use crate::socket::connection::{Link, Source};
 use crate::socket::descriptors::{Entry, Table};
 use crate::socket::pools::{DirectionStores, Pooled};
 use crate::socket::{directory, send, wake};
-use crate::task::{Thread, header};
+use crate::task::{Thread, header, record};
 use core::sync::atomic::{Ordering, fence};
 use pegasus_abi::socket::{IPPROTO_TCP, SO_RCVLOWAT, SOL_SOCKET, TCP_CORK, TCP_NODELAY};
 use pegasus_contract::socket::{EndState, SocketRecord, SocketState, socket_flags};
@@ -17,6 +17,7 @@ pub fn attach(thread: &Thread, fd: usize, flags: u32) {
     if !table.has_room_for(fd) || thread.process().keeps_kernel_sockets() {
         return;
     }
+    record::look_for_dead_again();
     let Some(socket) = SocketRecord::claim() else {
         return;
     };
@@ -136,7 +137,16 @@ fn adopt(socket: &'static SocketRecord, link: &Link, fd: usize) {
 
 /// Whether the holder of a claim has been killed: see [`Thread::claimant`].
 pub fn claimant_is_gone(holder: u32) -> bool {
-    crate::task::record::is_gone(holder.wrapping_sub(1))
+    record::is_gone(holder.wrapping_sub(1))
+}
+
+/// [`claimant_is_gone`], as `asker` can see it.
+fn is_gone_for(asker: u32, holder: u32) -> bool {
+    if asker == record::INSTANCE {
+        record::is_evicted(holder.wrapping_sub(1))
+    } else {
+        claimant_is_gone(holder)
+    }
 }
 
 /// Takes a claim of a socket's for the calling thread.
@@ -146,7 +156,7 @@ pub fn take(claim: &'static pegasus_sync::Claim, thread: &Thread) -> Held {
 
 /// [`take`], by name: a process's record may be cleared by a task that is no thread of a container.
 pub fn take_as(claim: &'static pegasus_sync::Claim, holder: u32) -> Held {
-    claim.take(holder, claimant_is_gone);
+    claim.take(holder, |present| is_gone_for(holder, present));
     Held(Some(claim))
 }
 
@@ -223,10 +233,36 @@ pub fn retire_if_done(socket: &'static SocketRecord, link: &Link, fd: usize) -> 
     true
 }
 
-/// The last descriptor is about to be closed, and is still `fd`; `None`: its process is gone, and Linux has closed it.
-/// `holder`: by which name claims are taken.
-pub fn close(socket: &'static SocketRecord, fd: Option<usize>, holder: u32) {
+/// On what terms a record is let go.
+#[derive(Clone, Copy)]
+pub struct Leave {
+    /// A descriptor that still stands for it; `None`: the process is gone, and Linux has closed it.
+    pub fd: Option<usize>,
+    /// By which name claims are taken.
+    pub holder: u32,
+    /// Calls that are counted as using it are those of processes that are gone.
+    pub pins_are_dead: bool,
+}
+
+/// The last descriptor is about to be closed, or has been.
+pub fn close(socket: &'static SocketRecord, leave: Leave) {
+    let Leave { fd, holder, .. } = leave;
+    let peer_was_killed = say_end(socket, fd);
+    fence(Ordering::SeqCst);
+    if leave.pins_are_dead || socket.pins.load(Ordering::SeqCst) == 0 {
+        free(socket, holder);
+    }
+    if peer_was_killed {
+        // No claim is held here.
+        record::look_for_dead();
+    }
+}
+
+/// Tells the peer that the last descriptor goes. Gives whether the peer, of the same container, has gone without a word, and
+/// still has its records.
+pub fn say_end(socket: &'static SocketRecord, fd: Option<usize>) -> bool {
     directory::give_up(socket);
+    let mut peer_was_killed = false;
     if let Some(link) = Link::of(socket) {
         // One that has gone back to Linux may live on in hands that are not known here.
         let is_returned = link.mine().returned.load(Ordering::Acquire) != 0;
@@ -243,11 +279,14 @@ pub fn close(socket: &'static SocketRecord, fd: Option<usize>, holder: u32) {
             link.mine().ended.store(end as u32, Ordering::SeqCst);
             wake::peer_sets(&link);
         }
+        let has_ended = socket.flags.load(Ordering::Relaxed) & socket_flags::KERNEL_ENDED != 0;
+        let said_nothing = link.their_end() < EndState::Closed as u32;
+        let is_neighbour = link.theirs().container.load(Ordering::Relaxed)
+            == link.mine().container.load(Ordering::Relaxed);
+        let holds_on = link.theirs().released.load(Ordering::Relaxed) == 0;
+        peer_was_killed = fd.is_some() && is_neighbour && has_ended && said_nothing && holds_on;
     }
-    fence(Ordering::SeqCst);
-    if socket.pins.load(Ordering::SeqCst) == 0 {
-        free(socket, holder);
-    }
+    peer_was_killed
 }
 
 /// Says how this end closes, and leaves nothing in Linux's stream that would make it a reset.
@@ -308,6 +347,8 @@ fn free(socket: &'static SocketRecord, holder: u32) {
             .kernel_received
             .store(received, Ordering::Relaxed);
         let (sent, read) = (link.outgoing().0.written(), link.incoming().0.read());
+        // Nobody is in a call with this end: who still counts was killed there.
+        link.mine().notifying.store(0, Ordering::SeqCst);
         link.mine().released.store(1, Ordering::SeqCst);
         // After that: who adds up now and then may miss these once, but does not see them twice.
         let container = socket.container.load(Ordering::Relaxed) as usize;
@@ -317,6 +358,11 @@ fn free(socket: &'static SocketRecord, holder: u32) {
         }
         is_certain = wake::wait_until_unnoticed(&link);
         epoll::set::forget_socket(socket, is_certain, holder);
+        if !is_certain {
+            let number = socket.index() + 1;
+            link.mine().left_over.store(number, Ordering::Relaxed);
+        }
+        link.mine().released.store(2, Ordering::SeqCst);
         release_if_last(&link);
     } else {
         epoll::set::forget_socket(socket, true, holder);
@@ -332,8 +378,14 @@ fn release_if_last(link: &Link) {
     let both = connection
         .ends
         .iter()
-        .all(|end| end.released.load(Ordering::SeqCst) != 0);
+        .all(|end| end.released.load(Ordering::SeqCst) == 2);
     if both && connection.in_use.swap(0, Ordering::SeqCst) != 0 {
+        for end in &connection.ends {
+            let left_over = end.left_over.swap(0, Ordering::Relaxed);
+            if let Some(socket) = left_over.checked_sub(1).and_then(SocketRecord::at) {
+                socket.release();
+            }
+        }
         for (ring, inline) in connection.rings.iter().zip(&connection.inline) {
             ring.dispose(&DirectionStores(inline));
         }

@@ -124,6 +124,8 @@ const ROWS: &[(usize, Support)] = &[
     (nr::CLONE3, Full(task::clone3)),
     (nr::FORK, Full(task::fork)),
     (nr::VFORK, Full(task::vfork)),
+    (nr::WAIT4, Full(wait::wait4)),
+    (nr::WAITID, Full(wait::waitid)),
     (nr::EXIT, Full(task::exit)),
     (nr::EXIT_GROUP, Full(task::exit_group)),
     (

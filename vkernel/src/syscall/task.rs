@@ -300,7 +300,7 @@ fn start_borrower(call: &Call, request: &Request) -> Result {
         }
         _ => {
             // Linux has kept this task waiting until the child had its own memory or was gone.
-            Table::of(child).abandon();
+            record::abandon(child.record_index());
             parent.futexes.forget(child);
             thread.release_memory();
             child.release_memory();
@@ -345,7 +345,7 @@ pub fn borrower(parent: &'static Process) -> Result<(&'static Process, &'static 
 
 /// That child has its own memory, and runs as `pid`; or is gone.
 pub fn release_borrower(child: &'static Process, thread: &'static Thread, pid: Option<i32>) {
-    Table::of(child).abandon();
+    record::abandon(child.record_index());
     let (record, index) = (child.record(), child.record_index());
     match pid {
         Some(pid) => {
@@ -446,7 +446,7 @@ fn fork_into(call: &Call, request: &Request, arena: &'static Arena, index: Optio
     Table::of(parent).copy_to(Table::of(child));
     let done = space.with_inheritable(|| clone_to(call, thread, request, begin_fork));
     if done.is_err() {
-        Table::of(child).abandon();
+        record::abandon(child.record_index());
     }
     done
 }

@@ -1,5 +1,5 @@
 //! Calls that wait with another signal mask than the thread's, or for a signal: sigsuspend(2), ppoll(2), pselect(2),
-//! epoll_pwait(2), sigtimedwait(2).
+//! epoll_pwait(2), sigtimedwait(2); and for a child: wait4(2), waitid(2).
 //!
 //! Linux does the waiting, unless sockets with rings are among what is waited for. The vkernel takes the signals that it must always get out of the masks, and remembers the
 //! mask: a handler that ends the wait starts with that one, and not with the thread's.
@@ -10,6 +10,7 @@ use crate::signal::{KEPT, UNBLOCKABLE, doorbell};
 use crate::socket::descriptors::{Entry, Table};
 use crate::syscall::poll;
 use crate::syscall::table::{forward, forward_as};
+use crate::task::record;
 use crate::usermem::UserPtr;
 use pegasus_abi::poll::Timespec;
 use pegasus_abi::signal::{SigInfo, SigSet, bit};
@@ -122,6 +123,34 @@ fn finish(call: &Call, mask: SigSet, result: Result) -> Result {
         thread.waiting_mask.set(Some(mask & !UNBLOCKABLE));
     }
     result
+}
+
+/// wait4(2): Linux's. A child that was killed has left things open that only the vkernel knows of.
+pub fn wait4(call: &Call) -> Result {
+    let pid = forward(call)?;
+    if pid != 0 {
+        record::bury_child(pid as i32);
+    }
+    Ok(pid)
+}
+
+/// waitid(2): the same.
+pub fn waitid(call: &Call) -> Result {
+    const P_PID: usize = 1;
+    let [kind, id, info_at, ..] = call.args;
+    let done = forward(call)?;
+    /// Of `si_pid` in a `siginfo_t`.
+    const PID_OFFSET: usize = 16;
+    let told = (info_at != 0).then(|| UserPtr(info_at + PID_OFFSET).read::<u32>());
+    let pid = match told {
+        Some(Ok(pid)) => pid as i32,
+        _ if kind & 0xffff_ffff == P_PID => id as i32,
+        _ => 0,
+    };
+    if pid > 0 {
+        record::bury_child(pid);
+    }
+    Ok(done)
 }
 
 /// sigtimedwait(2): what the vkernel holds back may be waited for, and a doorbell is not the program's to take.

@@ -247,6 +247,29 @@ impl Process {
         .filter(|&index| index != crate::task::record::PRIVATE)
     }
 
+    /// The record of the process in whose memory this one lives.
+    fn lender_record(&self) -> &ProcessRecord {
+        match self.record().lender.load(Ordering::Relaxed) {
+            0 => self.record(),
+            lender => {
+                let record = header().processes.get(lender as usize - 1);
+                record.unwrap_or(self.record())
+            }
+        }
+    }
+
+    /// Which slot of an address space with neighbours the process lives in. A child made by fork(2) has none of their memory.
+    pub fn slot(&self) -> Option<usize> {
+        let slot = self.lender_record().slot.load(Ordering::Relaxed);
+        (slot != u32::MAX).then_some(slot as usize)
+    }
+
+    /// Whether memory at low addresses is, or would be, its own and not a neighbour's.
+    pub fn has_low_window(&self) -> bool {
+        let owner = header().low_window_owner.load(Ordering::Relaxed);
+        self.slot().is_none() || self.arena_record().is_some_and(|index| index + 1 == owner)
+    }
+
     /// Counts a child that lives in this process's arena, or one that has left it.
     pub fn count_lent(&self, change: i32) {
         if let Some(index) = self.arena_record() {

@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -307,16 +308,31 @@ impl Member {
 
     /// In a pid namespace of its own, the home task's end has killed all else in the container.
     fn kill_others(&mut self) {
+        /// A killed process is gone within moments, and its records must not be used again before it is.
+        const PATIENCE: Duration = Duration::from_secs(2);
         let path = self
             .enrollment
             .as_ref()
             .and_then(|enrollment| enrollment.cgroup_procs.as_ref());
         let Some(path) = path else { return };
         let list = std::fs::read_to_string(path).unwrap_or_default();
-        for pid in list.lines().filter_map(|line| line.parse().ok()) {
-            if self.shares_heap(pid) {
+        let killed: Vec<_> = list
+            .lines()
+            .filter_map(|line| line.parse().ok())
+            .filter(|&pid| self.shares_heap(pid))
+            .map(|pid| {
+                let pid = Pid::from_raw(pid);
+                let process = pidfd::open(pid);
                 // It may have ended just now.
-                let _ = kill(Pid::from_raw(pid), libc::SIGKILL);
+                let _ = kill(pid, libc::SIGKILL);
+                process
+            })
+            .collect();
+        let start = Instant::now();
+        for process in killed.into_iter().flatten() {
+            let left = PATIENCE.saturating_sub(start.elapsed());
+            if !pidfd::wait_for_end(process.as_fd(), left) {
+                tracing::warn!("{}: a process is slow to die", self.name.id);
             }
         }
     }
