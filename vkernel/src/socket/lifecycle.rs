@@ -40,6 +40,7 @@ pub fn attach(thread: &Thread, fd: usize, flags: u32) {
     }
     socket.bell.reset();
     socket.receive_least.store(1, Ordering::Relaxed);
+    socket.arrivals_seen.store(0, Ordering::Relaxed);
     socket.send_claim.give_back();
     socket.receive_claim.give_back();
     socket.items_claim.give_back();

@@ -13,9 +13,10 @@
 //!                                                └──────► Kernel, for good
 //! ```
 //!
-//! * [`descriptors`]: numbers to sockets. [`pools`]: the records. [`lifecycle`]: making, closing, going back.
+//! * [`descriptors`]: numbers to sockets. [`pools`]: the records. [`lifecycle`]: making, closing, going back. [`arrivals`]: who accepts is told.
 //! * [`send`], [`receive`]: moving bytes. [`readiness`]: what poll(2) would say. [`wait`]: spinning, then sleeping.
 
+pub mod arrivals;
 pub mod connection;
 pub mod descriptors;
 pub mod directory;
