@@ -9,7 +9,7 @@
 
 use crate::socket::connection::Link;
 use crate::socket::pools::header as pools;
-use crate::socket::wait::{self, LOOK_CYCLES_MAX, cycles};
+use crate::socket::wait::{self, cycles};
 use crate::task::Thread;
 use core::sync::atomic::Ordering;
 use pegasus_abi::poll::POLLIN;
@@ -18,6 +18,10 @@ use pegasus_contract::socket::{ArrivalsRecord, SocketRecord, SocketState};
 /// How long a connecting end waits for one that has been looking for it to accept, in cycles: 8 to 16 µs. Sending through Linux
 /// would take as long.
 const AWAIT_LINK_CYCLES: u64 = 32_000;
+
+/// The longest that a thread looks for a connection, in cycles: 50 to 100 µs. A member that connects again and again takes some 40 from
+/// one to the next, and a sleep on another CPU as long again.
+pub const LOOK_CYCLES_MAX: u64 = 200_000;
 
 fn record(port: u32) -> &'static ArrivalsRecord {
     &pools().arrivals[ArrivalsRecord::slot(port)]
@@ -62,8 +66,8 @@ pub fn await_one(
             return None;
         }
         let is_looking = |until| record.looked_for_until.store(until, Ordering::Relaxed);
-        is_looking(cycles() + thread.patience.look_cycles());
-        let has_come = wait::look_at_home(thread, || made() != seen);
+        is_looking(cycles() + thread.accept_patience.look_cycles());
+        let has_come = wait::look_at_home(thread, &thread.accept_patience, || made() != seen);
         is_looking(0);
         if !has_come || thread.has_pending() {
             break;

@@ -33,14 +33,17 @@ const WAITS_PER_LOOK_AT_CPUS: u32 = 4096;
 
 /// What a thread has learnt about its waits.
 pub struct Patience {
+    longest_cycles: u64,
     look_cycles: Cell<u64>,
     waits: Cell<u32>,
     has_one_cpu: Cell<bool>,
 }
 
 impl Patience {
-    pub const fn new() -> Self {
+    /// `longest_cycles`: never to look for longer.
+    pub const fn new(longest_cycles: u64) -> Self {
         Self {
+            longest_cycles,
             look_cycles: Cell::new(LOOK_CYCLES_MAX),
             waits: Cell::new(0),
             has_one_cpu: Cell::new(false),
@@ -58,7 +61,7 @@ impl Patience {
 
     pub fn look_cycles(&self) -> u64 {
         if self.waits.get().is_multiple_of(WAITS_PER_TRIAL) {
-            LOOK_CYCLES_MAX
+            self.longest_cycles
         } else {
             self.look_cycles.get()
         }
@@ -66,9 +69,9 @@ impl Patience {
 
     /// A wait is over after so long: could it have been spent looking? Looking is worth a few times what the last answer took,
     /// and not more: what is wasted is taken from the peer, if the CPUs are busy.
-    fn learn(&self, waited_cycles: u64) {
-        let cycles = if waited_cycles < LOOK_CYCLES_MAX {
-            (4 * waited_cycles).clamp(LOOK_CYCLES_USUAL, LOOK_CYCLES_MAX)
+    pub fn learn(&self, waited_cycles: u64) {
+        let cycles = if waited_cycles < self.longest_cycles {
+            (4 * waited_cycles).clamp(LOOK_CYCLES_USUAL, self.longest_cycles)
         } else {
             (self.look_cycles.get() / 4 * 3).max(LOOK_CYCLES_MIN)
         };
@@ -115,19 +118,23 @@ pub fn look(
             is_ready
         });
     }
-    look_on(thread, is_ready)
+    look_on(thread, patience, is_ready)
 }
 
 /// [`look`] on the home task, for what Linux has to do next.
-pub fn look_at_home(thread: &'static Thread, is_ready: impl FnMut() -> bool) -> bool {
+pub fn look_at_home(
+    thread: &'static Thread,
+    patience: &Patience,
+    is_ready: impl FnMut() -> bool,
+) -> bool {
     if is_away(thread) {
         return false;
     }
-    thread.patience.begin();
-    if thread.patience.has_one_cpu.get() {
+    patience.begin();
+    if patience.has_one_cpu.get() {
         let_others_run(thread, is_ready)
     } else {
-        look_on(thread, is_ready)
+        look_on(thread, patience, is_ready)
     }
 }
 
@@ -143,8 +150,7 @@ fn let_others_run(thread: &Thread, mut is_ready: impl FnMut() -> bool) -> bool {
 }
 
 /// Looks again and again.
-fn look_on(thread: &Thread, mut is_ready: impl FnMut() -> bool) -> bool {
-    let patience = &thread.patience;
+fn look_on(thread: &Thread, patience: &Patience, mut is_ready: impl FnMut() -> bool) -> bool {
     let begin = cycles();
     let look_cycles = patience.look_cycles();
     loop {

@@ -82,7 +82,8 @@ pub fn accept(call: &Call) -> Result {
     });
     let done = forward(call);
     if let Some(begin) = waits_since {
-        wait::learn(call.thread, begin);
+        let waited_cycles = wait::cycles().wrapping_sub(begin);
+        call.thread.accept_patience.learn(waited_cycles);
     }
     let fd = done?;
     if let Some(listener) = listener {
