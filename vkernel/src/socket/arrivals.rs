@@ -66,8 +66,12 @@ pub fn await_one(
             return None;
         }
         let is_looking = |until| record.looked_for_until.store(until, Ordering::Relaxed);
-        is_looking(cycles() + thread.accept_patience.look_cycles());
-        let has_come = wait::look_at_home(thread, &thread.accept_patience, || made() != seen);
+        let patience = &thread.accept_patience;
+        // On its CPU the connecting end would only keep this one from accepting.
+        if !patience.has_one_cpu() {
+            is_looking(cycles() + patience.look_cycles());
+        }
+        let has_come = wait::look_at_home(thread, patience, || made() != seen);
         is_looking(0);
         if !has_come || thread.has_pending() {
             break;

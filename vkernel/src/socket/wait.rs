@@ -50,6 +50,11 @@ impl Patience {
         }
     }
 
+    /// Whether nobody else runs while the thread looks.
+    pub fn has_one_cpu(&self) -> bool {
+        self.has_one_cpu.get()
+    }
+
     fn begin(&self) {
         let waits = self.waits.get();
         if waits.is_multiple_of(WAITS_PER_LOOK_AT_CPUS) {

@@ -39,6 +39,7 @@ pub fn connect(call: &Call) -> Result {
     let Some(socket) = socket_of(call, fd) else {
         return forward(call);
     };
+    let _pin = Pin::new(call.thread, socket);
     // The family, and with IP the port. Linux reads them for itself.
     let [family, port] = UserPtr(address)
         .read::<u32>()
@@ -51,8 +52,9 @@ pub fn connect(call: &Call) -> Result {
     let is_ip = family == AF_INET || family == AF_INET6;
     if is_ip && directory::has_listener(port) && matches!(done, Ok(_) | Err(Errno::EINPROGRESS)) {
         let is_looked_for = arrivals::announce(port);
-        if done.is_ok() {
-            let _pin = Pin::new(call.thread, socket);
+        // It may have been closed meanwhile, and the number be another's.
+        let is_current = socket_of(call, fd).is_some_and(|now| core::ptr::eq(now, socket));
+        if done.is_ok() && is_current {
             directory::search(socket, fd & 0xffff_ffff);
             if is_looked_for {
                 arrivals::await_link(socket);
@@ -96,6 +98,7 @@ pub fn accept(call: &Call) -> Result {
         lifecycle::attach(call.thread, fd, flags | inherited | socket_flags::ACCEPTED);
         // The connecting end may be waiting for it.
         if let Some(socket) = socket_of(call, fd) {
+            let _pin = Pin::new(call.thread, socket);
             directory::search(socket, fd);
         }
     }
