@@ -13,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 pub const PLAYED: &[&str] = &[
+    "tcp_accept",
     "tcp_addresses",
     "tcp_close",
     "tcp_flags",
@@ -175,7 +176,7 @@ pub fn agree(program: &str, expected: &[String; 2], found: &[String; 2]) -> Resu
 /// Containers that share a network and no address space, and ones of which only one is fused.
 fn strangers(context: &Context) -> Result<()> {
     let own = context.runtime();
-    for program in ["tcp_close", "tcp_calls"] {
+    for program in ["tcp_accept", "tcp_close", "tcp_calls"] {
         let ((expected, found), (served, joined)) = at_once(
             || {
                 at_once(

@@ -36,7 +36,27 @@ pub struct PoolsHeader {
     pub buffer_links: [AtomicU32; BUFFERS_MAX],
     /// One bit for each TCP port that a member of the group has ever listened on.
     pub listening_ports: [AtomicU64; 65536 / 64],
+    /// By port, see [`ArrivalsRecord::slot`].
+    pub arrivals: [ArrivalsRecord; ARRIVALS_LEN],
 }
+
+/// Connections that members have made to TCP ports which share this record. A hint: Linux knows what there is to accept.
+#[repr(C, align(64))]
+pub struct ArrivalsRecord {
+    /// How many, wrapping.
+    pub made: AtomicU32,
+    /// Until when somebody looks for the next one, by the time-stamp counter. Runs out by itself if that one is killed.
+    pub looked_for_until: AtomicU64,
+}
+
+impl ArrivalsRecord {
+    /// The index of a port's record.
+    pub const fn slot(port: u32) -> usize {
+        port as usize % ARRIVALS_LEN
+    }
+}
+
+pub const ARRIVALS_LEN: usize = 4096;
 
 /// Life of a [`SocketRecord`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,7 +159,9 @@ pub struct SocketRecord {
     pub remote_port: AtomicU32,
     /// Hash of the connection, the same at both ends.
     pub hash: AtomicU64,
-    pub _pad: [u64; 3],
+    /// Of a listener: [`ArrivalsRecord::made`] of its port at the last accept(2).
+    pub arrivals_seen: AtomicU32,
+    pub _pad: [u32; 5],
 }
 
 /// One end's part in a connection: written by its tasks, but for what says otherwise.

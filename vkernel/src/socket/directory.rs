@@ -80,14 +80,16 @@ fn remote_of(socket: &SocketRecord) -> Name {
 }
 
 /// A member of the group listens on the port of `fd`.
-pub fn note_listener(fd: usize) {
+pub fn note_listener(socket: &SocketRecord, fd: usize) {
     if let Ok(name) = pegasus_host::socket::local_name(fd) {
         let port = usize::from(u16::from_be(name.port));
+        socket.local_port.store(port as u32, Ordering::Relaxed);
         pools().listening_ports[port / 64].fetch_or(1 << (port % 64), Ordering::SeqCst);
     }
 }
 
-fn has_listener(port: u32) -> bool {
+/// Whether a member has ever listened on the port.
+pub fn has_listener(port: u32) -> bool {
     let port = port as usize & 0xffff;
     pools().listening_ports[port / 64].load(Ordering::SeqCst) & (1 << (port % 64)) != 0
 }

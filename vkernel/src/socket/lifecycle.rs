@@ -8,6 +8,7 @@ use crate::socket::pools::{DirectionStores, Pooled};
 use crate::socket::{directory, send, wake};
 use crate::task::{Thread, header, record};
 use core::sync::atomic::{Ordering, fence};
+use pegasus_abi::poll::POLLRDHUP;
 use pegasus_abi::socket::{IPPROTO_TCP, SO_RCVLOWAT, SOL_SOCKET, TCP_CORK, TCP_NODELAY};
 use pegasus_contract::socket::{EndState, SocketRecord, SocketState, socket_flags};
 
@@ -41,6 +42,7 @@ pub fn attach(thread: &Thread, fd: usize, flags: u32) {
     }
     socket.bell.reset();
     socket.receive_least.store(1, Ordering::Relaxed);
+    socket.arrivals_seen.store(0, Ordering::Relaxed);
     socket.send_claim.give_back();
     socket.receive_claim.give_back();
     socket.items_claim.give_back();
@@ -312,7 +314,24 @@ fn end_connection(socket: &'static SocketRecord, link: &Link, fd: usize) -> EndS
         wake::wait_until_unnoticed(link);
         wake::take_kicks(link, fd, link.kicks_waiting());
     }
+    await_their_close(socket, link, fd);
     EndState::Closed
+}
+
+/// A peer that has said here that it closes is just about to do so in Linux. It stays the first: its end keeps the connection's
+/// addresses for a minute (TIME_WAIT), not this one.
+fn await_their_close(socket: &SocketRecord, link: &Link, fd: usize) {
+    const LOOKS_MAX: u32 = 50;
+    let is_known = socket.flags.load(Ordering::Relaxed) & socket_flags::KERNEL_ENDED != 0;
+    if is_known || link.their_end() != EndState::Closed as u32 {
+        return;
+    }
+    for _ in 0..LOOKS_MAX {
+        if pegasus_host::socket::poll_now(fd, POLLRDHUP) != 0 {
+            return;
+        }
+        pegasus_host::process::yield_now();
+    }
 }
 
 /// Linux is about to give the connection up, and to reset the peer.

@@ -8,14 +8,15 @@
 //! Linux's own: a killed process needs nobody to clean up for it.
 //!
 //! ```text
-//! Fresh ──first call on a connected socket──► Searching ──both found──► Linked ──peer gone──► Linux's again
+//! Fresh ──connect, accept or the first call─► Searching ──both found──► Linked ──peer gone──► Linux's again
 //!                                                │ a few calls without a peer
 //!                                                └──────► Kernel, for good
 //! ```
 //!
-//! * [`descriptors`]: numbers to sockets. [`pools`]: the records. [`lifecycle`]: making, closing, going back.
+//! * [`descriptors`]: numbers to sockets. [`pools`]: the records. [`lifecycle`]: making, closing, going back. [`arrivals`]: who accepts is told.
 //! * [`send`], [`receive`]: moving bytes. [`readiness`]: what poll(2) would say. [`wait`]: spinning, then sleeping.
 
+pub mod arrivals;
 pub mod connection;
 pub mod descriptors;
 pub mod directory;

@@ -111,7 +111,10 @@ fn wait_for_bytes(
     } else {
         0
     };
-    let is_ready = || link.is_some_and(|link| has_news(target, link, skip));
+    let is_ready = || match link {
+        Some(link) => has_news(target, link, skip),
+        None => wait::has_been_linked(target.socket, None),
+    };
     let wait = Wait {
         thread: target.thread(),
         socket: target.socket,

@@ -15,7 +15,7 @@ use core::cell::Cell;
 use core::sync::atomic::Ordering;
 use pegasus_abi::poll::{POLLNVAL, POLLRDHUP, PollFd, Timespec};
 use pegasus_abi::{Errno, nr};
-use pegasus_contract::socket::{SocketRecord, socket_flags};
+use pegasus_contract::socket::{SocketRecord, SocketState, socket_flags};
 
 /// The longest that a thread looks before it sleeps, in cycles of the time-stamp counter: 25 to 50 µs.
 pub const LOOK_CYCLES_MAX: u64 = 100_000;
@@ -33,18 +33,26 @@ const WAITS_PER_LOOK_AT_CPUS: u32 = 4096;
 
 /// What a thread has learnt about its waits.
 pub struct Patience {
+    longest_cycles: u64,
     look_cycles: Cell<u64>,
     waits: Cell<u32>,
     has_one_cpu: Cell<bool>,
 }
 
 impl Patience {
-    pub const fn new() -> Self {
+    /// `longest_cycles`: never to look for longer.
+    pub const fn new(longest_cycles: u64) -> Self {
         Self {
+            longest_cycles,
             look_cycles: Cell::new(LOOK_CYCLES_MAX),
             waits: Cell::new(0),
             has_one_cpu: Cell::new(false),
         }
+    }
+
+    /// Whether nobody else runs while the thread looks.
+    pub fn has_one_cpu(&self) -> bool {
+        self.has_one_cpu.get()
     }
 
     fn begin(&self) {
@@ -56,9 +64,9 @@ impl Patience {
         self.waits.set(waits.wrapping_add(1));
     }
 
-    fn look_cycles(&self) -> u64 {
+    pub fn look_cycles(&self) -> u64 {
         if self.waits.get().is_multiple_of(WAITS_PER_TRIAL) {
-            LOOK_CYCLES_MAX
+            self.longest_cycles
         } else {
             self.look_cycles.get()
         }
@@ -66,9 +74,9 @@ impl Patience {
 
     /// A wait is over after so long: could it have been spent looking? Looking is worth a few times what the last answer took,
     /// and not more: what is wasted is taken from the peer, if the CPUs are busy.
-    fn learn(&self, waited_cycles: u64) {
-        let cycles = if waited_cycles < LOOK_CYCLES_MAX {
-            (4 * waited_cycles).clamp(LOOK_CYCLES_USUAL, LOOK_CYCLES_MAX)
+    pub fn learn(&self, waited_cycles: u64) {
+        let cycles = if waited_cycles < self.longest_cycles {
+            (4 * waited_cycles).clamp(LOOK_CYCLES_USUAL, self.longest_cycles)
         } else {
             (self.look_cycles.get() / 4 * 3).max(LOOK_CYCLES_MIN)
         };
@@ -107,18 +115,47 @@ pub fn look(
         if away::try_to_go(thread, deadline) {
             return away::look(thread, deadline, is_ready);
         }
-        for _ in 0..YIELDS_MAX {
-            pegasus_host::process::yield_now();
-            if is_ready() {
+        return let_others_run(thread, || {
+            let is_ready = is_ready();
+            if is_ready {
                 away::note_short_wait(thread);
-                return true;
             }
-            if thread.has_pending() {
-                return true;
-            }
-        }
+            is_ready
+        });
+    }
+    look_on(thread, patience, is_ready)
+}
+
+/// [`look`] on the home task, for what Linux has to do next.
+pub fn look_at_home(
+    thread: &'static Thread,
+    patience: &Patience,
+    is_ready: impl FnMut() -> bool,
+) -> bool {
+    if is_away(thread) {
         return false;
     }
+    patience.begin();
+    if patience.has_one_cpu.get() {
+        let_others_run(thread, is_ready)
+    } else {
+        look_on(thread, patience, is_ready)
+    }
+}
+
+/// Looks now and then, and lets others have the CPU meanwhile.
+fn let_others_run(thread: &Thread, mut is_ready: impl FnMut() -> bool) -> bool {
+    for _ in 0..YIELDS_MAX {
+        pegasus_host::process::yield_now();
+        if is_ready() || thread.has_pending() {
+            return true;
+        }
+    }
+    false
+}
+
+/// Looks again and again.
+fn look_on(thread: &Thread, patience: &Patience, mut is_ready: impl FnMut() -> bool) -> bool {
     let begin = cycles();
     let look_cycles = patience.look_cycles();
     loop {
@@ -171,9 +208,19 @@ pub struct Wait<'a> {
 }
 
 impl Wait<'_> {
+    /// Over a ring; or as good as that, because the end that connects finds the one that accepts it soon.
+    fn is_worth_a_look(&self) -> bool {
+        let state = || self.socket.state.load(Ordering::Relaxed);
+        let is_accepted =
+            || self.socket.flags.load(Ordering::Relaxed) & socket_flags::ACCEPTED != 0;
+        self.link.is_some() || state() == SocketState::Searching as u32 && !is_accepted()
+    }
+
     /// Looks for as long as it seems worth while. Tells whether to try again at once.
     pub fn look(&self, deadline: Deadline, is_ready: impl FnMut() -> bool) -> bool {
-        self.link.is_some() && !self.thread.has_pending() && look(self.thread, deadline, is_ready)
+        self.is_worth_a_look()
+            && !self.thread.has_pending()
+            && look(self.thread, deadline, is_ready)
     }
 
     /// Sleeps until `is_ready`, or until something makes it worth to look again. The task has looked since `begin`.
@@ -189,13 +236,14 @@ impl Wait<'_> {
             For::Room => wake::ROOM,
         };
         socket.bell.enter(wanted);
+        let has_looked = self.is_worth_a_look();
         let outcome = if is_ready() || has_been_linked(socket, self.link) {
             Outcome::Again
         } else {
             self.sleep(deadline)
         };
         socket.bell.leave(wanted);
-        if self.link.is_some() {
+        if has_looked {
             learn(self.thread, begin);
         }
         outcome
@@ -257,7 +305,7 @@ impl Wait<'_> {
     }
 }
 
-fn has_been_linked(socket: &SocketRecord, link: Option<&Link>) -> bool {
+pub fn has_been_linked(socket: &SocketRecord, link: Option<&Link>) -> bool {
     link.is_none() && Link::of(socket).is_some()
 }
 

@@ -5,8 +5,9 @@ use crate::futex::{self, Waiter};
 use crate::heap::Arena;
 use crate::limits::{FPSTATE_LEN_MAX, PARK_STACK_LEN, SIGNAL_STACK_LEN, VKERNEL_STACK_LEN};
 use crate::schedule::Away;
+use crate::socket::arrivals;
 use crate::socket::descriptors::Table;
-use crate::socket::wait::Patience;
+use crate::socket::wait::{LOOK_CYCLES_MAX, Patience};
 use crate::syscall::table;
 use crate::task::Process;
 use core::alloc::Layout;
@@ -59,6 +60,8 @@ pub struct Thread {
     pub last_look: Cell<(usize, u64)>,
     /// What the thread has learnt about waiting.
     pub patience: Patience,
+    /// The same about waits for connections, which take longer than those for bytes.
+    pub accept_patience: Patience,
     /// The same for futexes.
     pub futex_patience: futex::Patience,
     /// Where the thread stands in the queue of a futex.
@@ -151,7 +154,8 @@ impl Thread {
             (&raw mut (*place).clears_handlers).write(Cell::new(false));
             (&raw mut (*place).waiting_mask).write(Cell::new(None));
             (&raw mut (*place).last_look).write(Cell::new((0, 0)));
-            (&raw mut (*place).patience).write(Patience::new());
+            (&raw mut (*place).patience).write(Patience::new(LOOK_CYCLES_MAX));
+            (&raw mut (*place).accept_patience).write(Patience::new(arrivals::LOOK_CYCLES_MAX));
             (&raw mut (*place).futex_patience).write(futex::Patience::new());
             (&raw mut (*place).waiter).write(Waiter::new());
             (*(*place).stash.get()).valid = false;

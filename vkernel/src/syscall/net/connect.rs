@@ -1,7 +1,8 @@
 //! socket(2), connect(2), listen(2), accept(2): Linux's own, and noted.
 
 use crate::entry::Call;
-use crate::socket::{directory, lifecycle};
+use crate::socket::lifecycle::Pin;
+use crate::socket::{arrivals, directory, lifecycle, wait};
 use crate::syscall::net::socket_of;
 use crate::syscall::table::forward;
 use crate::usermem::UserPtr;
@@ -9,8 +10,8 @@ use core::sync::atomic::Ordering;
 use pegasus_abi::socket::{
     AF_INET, AF_INET6, IPPROTO_TCP, SOCK_NONBLOCK, SOCK_STREAM, SOCK_TYPE_MASK,
 };
-use pegasus_abi::{Result, nr};
-use pegasus_contract::socket::socket_flags;
+use pegasus_abi::{Errno, Result, nr};
+use pegasus_contract::socket::{SocketRecord, socket_flags};
 
 pub fn socket(call: &Call) -> Result {
     let [family, kind, protocol, ..] = call.args;
@@ -35,11 +36,32 @@ const fn nonblock(flags: usize) -> u32 {
 pub fn connect(call: &Call) -> Result {
     const AF_UNSPEC: u16 = 0;
     let [fd, address, ..] = call.args;
-    let is_dissolving = UserPtr(address).read::<u16>() == Ok(AF_UNSPEC);
-    if let Some(socket) = socket_of(call, fd).filter(|_| is_dissolving) {
+    let Some(socket) = socket_of(call, fd) else {
+        return forward(call);
+    };
+    let _pin = Pin::new(call.thread, socket);
+    // The family, and with IP the port. Linux reads them for itself.
+    let [family, port] = UserPtr(address)
+        .read::<u32>()
+        .map_or([u16::MAX, 0], |word| [word as u16, (word >> 16) as u16]);
+    if family == AF_UNSPEC {
         lifecycle::dissolve(call.thread, socket);
     }
-    forward(call)
+    let done = forward(call);
+    let port = u32::from(u16::from_be(port));
+    let is_ip = family == AF_INET || family == AF_INET6;
+    if is_ip && directory::has_listener(port) && matches!(done, Ok(_) | Err(Errno::EINPROGRESS)) {
+        let is_looked_for = arrivals::announce(port);
+        // It may have been closed meanwhile, and the number be another's.
+        let is_current = socket_of(call, fd).is_some_and(|now| core::ptr::eq(now, socket));
+        if done.is_ok() && is_current {
+            directory::search(socket, fd & 0xffff_ffff);
+            if is_looked_for {
+                arrivals::await_link(socket);
+            }
+        }
+    }
+    done
 }
 
 pub fn listen(call: &Call) -> Result {
@@ -48,7 +70,7 @@ pub fn listen(call: &Call) -> Result {
         socket
             .flags
             .fetch_or(socket_flags::LISTENING, Ordering::Relaxed);
-        directory::note_listener(call.args[0]);
+        directory::note_listener(socket, call.args[0]);
     }
     Ok(done)
 }
@@ -56,7 +78,16 @@ pub fn listen(call: &Call) -> Result {
 /// accept(2) and accept4(2). Sockets from a listener that the vkernel has not seen made are Linux's alone.
 pub fn accept(call: &Call) -> Result {
     let listener = socket_of(call, call.args[0]);
-    let fd = forward(call)?;
+    let waits_since = listener.filter(may_wait).and_then(|listener| {
+        let _pin = Pin::new(call.thread, listener);
+        arrivals::await_one(call.thread, listener, call.args[0])
+    });
+    let done = forward(call);
+    if let Some(begin) = waits_since {
+        let waited_cycles = wait::cycles().wrapping_sub(begin);
+        call.thread.accept_patience.learn(waited_cycles);
+    }
+    let fd = done?;
     if let Some(listener) = listener {
         let inherited = listener.flags.load(Ordering::Relaxed) & socket_flags::TIMED;
         let flags = if call.nr == nr::ACCEPT4 {
@@ -65,6 +96,17 @@ pub fn accept(call: &Call) -> Result {
             0
         };
         lifecycle::attach(call.thread, fd, flags | inherited | socket_flags::ACCEPTED);
+        // The connecting end may be waiting for it.
+        if let Some(socket) = socket_of(call, fd) {
+            let _pin = Pin::new(call.thread, socket);
+            directory::search(socket, fd);
+        }
     }
     Ok(fd)
+}
+
+/// Whether accept(2) may wait for a connection.
+fn may_wait(listener: &&SocketRecord) -> bool {
+    let flags = listener.flags.load(Ordering::Relaxed);
+    flags & (socket_flags::LISTENING | socket_flags::NONBLOCK) == socket_flags::LISTENING
 }
