@@ -4,6 +4,7 @@ use crate::harness::case::Case;
 
 mod broken_files;
 mod crashes;
+mod crowd;
 mod escapes;
 mod examples;
 mod exit;
@@ -43,6 +44,7 @@ pub fn all() -> Vec<Case> {
         fusion::cases(),
         local_tcp::cases(),
         local_faults::cases(),
+        crowd::cases(),
         one_cpu::cases(),
         seeing::cases(),
         crashes::cases(),

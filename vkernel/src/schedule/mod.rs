@@ -23,6 +23,7 @@
 //! [`away::Away::place`], after the worker has left its stack: both release and acquire.
 
 pub mod away;
+pub mod crowd;
 mod monitor;
 mod worker;
 

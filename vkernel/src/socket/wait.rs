@@ -119,12 +119,16 @@ pub fn look(
         }
         return false;
     }
+    if away::has_crowd(thread) && away::try_to_go(thread, deadline) {
+        return away::look(thread, deadline, is_ready);
+    }
     let begin = cycles();
     let look_cycles = patience.look_cycles();
     loop {
         for _ in 0..32 {
             if is_ready() {
                 patience.learn(cycles().wrapping_sub(begin));
+                away::note_short_wait(thread);
                 return true;
             }
             core::hint::spin_loop();
@@ -133,6 +137,7 @@ pub fn look(
             return true;
         }
         if cycles().wrapping_sub(begin) > look_cycles {
+            away::note_company(thread);
             return false;
         }
     }
