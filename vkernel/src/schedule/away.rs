@@ -32,8 +32,6 @@ const IDLE_ROUNDS_MAX: u32 = 2;
 const IDLE_CYCLES_MAX: u64 = 100_000;
 /// How long a home task sleeps before it asks whether its worker is still there.
 const LOOK_FOR_WORKER_NS: u64 = 1_000_000_000;
-/// A thread changes its worker for one that has so many threads less.
-const LOAD_DIFFERENCE: u32 = 2;
 /// A thread goes away after so many short waits at home …
 const EAGERNESS_AWAY: u32 = 4;
 const EAGERNESS_MAX: u32 = 64;
@@ -253,19 +251,18 @@ fn has_several_cpus(away: &Away) -> bool {
         > 1
 }
 
-/// Of the CPUs that the home task may use, the one whose worker has least to do; the last one if it is hardly worse.
+/// Of the CPUs that the home task may use, the one whose worker has least to do; rather than another as good, the last one, or at
+/// first the present one: many may choose at the same time.
 fn choose_cpu(away: &Away) -> Option<usize> {
     let cpus = away.cpus.get();
-    let last = away.cpu.get();
-    let load = |cpu: usize| {
-        header().schedule.workers[cpu]
-            .load
-            .load(Ordering::Relaxed)
-            .saturating_add(if cpu == last { 0 } else { LOAD_DIFFERENCE - 1 })
+    let last = match away.cpu.get() {
+        usize::MAX => switch::current_cpu(),
+        last => last,
     };
+    let workers = &header().schedule.workers;
     (0..WORKERS_MAX)
         .filter(|&cpu| cpus[cpu / 64] & 1 << (cpu % 64) != 0)
-        .min_by_key(|&cpu| load(cpu))
+        .min_by_key(|&cpu| (workers[cpu].load.load(Ordering::Relaxed), cpu != last))
 }
 
 fn ask_for(record: &WorkerRecord) {

@@ -12,6 +12,7 @@ use core::cell::Cell;
 use core::sync::atomic::Ordering;
 use pegasus_arch::area::cycles;
 use pegasus_arch::switch::current_cpu;
+use pegasus_contract::schedule::WorkerRecord;
 
 /// A mark is fresh for so long, in units of [`TICK_BITS`]: some 100 µs.
 const FRESH_TICKS: u64 = 256;
@@ -62,6 +63,11 @@ pub fn meet(owner: usize) -> bool {
     let before = record.mark.load(Ordering::Relaxed);
     record.mark.store(mark, Ordering::Relaxed);
     is_company(before, mark)
+}
+
+/// Leaves the mark of a worker at its CPU: threads at home there have company.
+pub fn leave_mark(record: &WorkerRecord, owner: usize, now: u64) {
+    record.mark.store(mark(owner, now), Ordering::Relaxed);
 }
 
 fn mark(owner: usize, now: u64) -> u64 {

@@ -244,7 +244,7 @@ impl Worker {
         if self.has_progressed.replace(false) {
             self.idle_rounds.set(0);
             self.busy_at.set(self.now.get());
-            crowd::meet(&raw const *self as usize);
+            crowd::leave_mark(self.record, &raw const *self as usize, self.now.get());
         } else {
             self.idle_rounds.set(self.idle_rounds.get() + 1);
         }
