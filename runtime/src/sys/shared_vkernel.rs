@@ -15,7 +15,7 @@ use pegasus_contract::network::NetworkRecord;
 use pegasus_contract::record::{
     ContainerRecord, ContainerState, HeapHeader, ProcessRecord, ProcessState,
 };
-use pegasus_contract::schedule::{WorkerRecord, WorkerState};
+use pegasus_contract::schedule::WorkerRecord;
 use std::ffi::{CStr, CString, NulError, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr::{self, NonNull};
@@ -223,7 +223,7 @@ impl SharedVkernel {
             // What the worker has taken just now it finds marked.
             worker.inbox.withdraw(&arenas);
             let seen = worker.rounds.load(Ordering::Acquire);
-            while worker.state.load(Ordering::SeqCst) == WorkerState::Ready as u32
+            while worker.is_at_work()
                 && !worker.inbox.is_asleep()
                 && worker.rounds.load(Ordering::Acquire).wrapping_sub(seen) < ROUNDS
             {

@@ -4,6 +4,7 @@ use crate::harness::case::Case;
 
 mod broken_files;
 mod crashes;
+mod crowd;
 mod escapes;
 mod examples;
 mod exit;
@@ -47,6 +48,7 @@ pub fn all() -> Vec<Case> {
         local_faults::cases(),
         local_idle::cases(),
         local_killed::cases(),
+        crowd::cases(),
         one_cpu::cases(),
         seeing::cases(),
         crashes::cases(),

@@ -94,6 +94,24 @@ pub unsafe fn go_on(area: &Area, context: usize) -> ! {
     unsafe { pegasus_continue(context, area) }
 }
 
+/// The CPU that the calling task runs on, or has just left.
+pub fn current_cpu() -> usize {
+    /// Linux keeps CPU and node in the limit of this segment, for its vDSO: the CPU in the low bits.
+    const CPU_NODE_SEGMENT: u32 = 0x7b;
+    const CPU_MASK: u32 = 0xfff;
+    let limit: u32;
+    // SAFETY: reads a descriptor's limit; of a segment that is not there the register stays as it is.
+    unsafe {
+        core::arch::asm!(
+            "lsl {limit:e}, {segment:e}",
+            segment = in(reg) CPU_NODE_SEGMENT,
+            limit = inout(reg) u32::MAX => limit,
+            options(nomem, nostack),
+        );
+    }
+    (limit & CPU_MASK) as usize
+}
+
 /// The FS base of the calling thread.
 pub fn fs_base() -> usize {
     let base;

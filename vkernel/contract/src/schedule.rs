@@ -1,6 +1,6 @@
 //! Workers: tasks of a shared instance that run threads of its containers in turns.
 
-use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use pegasus_sync::Inbox;
 
 /// Workers there can be: one for each of the first so many CPUs.
@@ -44,8 +44,22 @@ pub struct WorkerRecord {
     pub attention: AtomicU32,
     /// Non-zero: whoever reclaims memory waits for it. No thread has the whole of its turn then.
     pub hurry: AtomicU32,
+    /// The thread that has last waited on this CPU, and when.
+    pub mark: AtomicU64,
+    /// How many threads it runs.
+    pub load: AtomicU32,
+    /// Non-zero while its task lives: Linux clears it, however that ends.
+    pub alive: AtomicU32,
     /// Incremented each time that all threads here have had a turn.
     pub rounds: AtomicU64,
     /// Addresses of threads of the vkernel that wait to be taken over.
     pub inbox: Inbox<INBOX_LEN>,
+}
+
+impl WorkerRecord {
+    /// Whether there is a worker that runs threads, and that has not been killed.
+    pub fn is_at_work(&self) -> bool {
+        self.state.load(Ordering::Acquire) == WorkerState::Ready as u32
+            && self.alive.load(Ordering::Acquire) != 0
+    }
 }

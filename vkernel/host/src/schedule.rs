@@ -28,12 +28,10 @@ pub fn usable_cpus() -> u32 {
     u32::max(count, 1)
 }
 
-/// The CPU that the calling task may use, if it is only one.
-pub fn only_cpu() -> Option<usize> {
+/// Which of the first 256 CPUs the calling task may use: bit by bit.
+pub fn first_cpus() -> [u64; 4] {
     let mask = affinity();
-    let count: u32 = mask.iter().map(|word| word.count_ones()).sum();
-    let word = mask.iter().position(|&word| word != 0)?;
-    (count == 1).then(|| 64 * word + mask[word].trailing_zeros() as usize)
+    core::array::from_fn(|word| mask[word])
 }
 
 /// Confines the calling task to one CPU.

@@ -86,6 +86,10 @@ impl Patience {
             }
             return self.let_others_run(thread, look_cycles, is_over);
         }
+        if away::has_crowd(thread) && away::try_to_go(thread, deadline) {
+            away::look(thread, deadline, is_over);
+            return;
+        }
         let mut looker = None;
         let begin = cycles();
         let mut next_read = CYCLES_PER_READ;
@@ -96,6 +100,7 @@ impl Patience {
                 continue;
             }
             if is_over() {
+                away::note_short_wait(thread);
                 return self.succeed(elapsed);
             }
             if elapsed > look_cycles {

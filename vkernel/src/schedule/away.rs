@@ -1,16 +1,18 @@
 //! A thread's way to a worker and back.
 #![allow(unsafe_code)]
 
+use crate::boot::home::announce_death_by_signal;
 use crate::deadline::Deadline;
 use crate::limits::FPSTATE_LEN_MAX;
 use crate::schedule::cpu_time::Turns;
+use crate::schedule::crowd::{self, Crowd};
 use crate::schedule::worker::Worker;
 use crate::signal::{ALL_BUT_KEPT, deliver, doorbell, receive};
 use crate::syscall::table;
 use crate::task::{Thread, header, instance_kind};
 use core::cell::{Cell, UnsafeCell};
 use core::sync::atomic::{AtomicU32, Ordering};
-use pegasus_abi::signal::{SIGTRAP, SigFrame, SigInfo, UContext};
+use pegasus_abi::signal::{SIGKILL, SIGTRAP, SigFrame, SigInfo, UContext};
 use pegasus_arch::area::{cycles, pending};
 use pegasus_arch::gate;
 use pegasus_arch::switch::{self, extended};
@@ -25,8 +27,12 @@ pub const LEASE_CYCLES: u64 = 20_000_000;
 const WAIT_CYCLES_MAX: u64 = 2_000_000;
 /// A wait that ends sooner than this is spent at home, whose timers are exact: a worker may be busy for as long.
 const DEADLINE_NS_MIN: u64 = 10_000_000;
-/// Rounds of a worker without anything to do after which its threads go to sleep.
+/// Rounds of a worker without anything to do after which its threads go to sleep …
 const IDLE_ROUNDS_MAX: u32 = 2;
+/// … and for how long there must have been nothing if another CPU may yet bring it: as long as threads look at home.
+const IDLE_CYCLES_MAX: u64 = 100_000;
+/// How long a home task sleeps before it asks whether its worker is still there.
+const LOOK_FOR_WORKER_NS: u64 = 1_000_000_000;
 /// A thread goes away after so many short waits at home …
 const EAGERNESS_AWAY: u32 = 4;
 const EAGERNESS_MAX: u32 = 64;
@@ -73,6 +79,9 @@ pub struct Away {
     cpu: Cell<usize>,
     /// What it has used of workers' CPUs.
     pub turns: Turns,
+    /// The CPUs that the home task may use, if it is fit; as of `fit_since`.
+    cpus: Cell<[u64; 4]>,
+    crowd: Crowd,
 }
 
 impl Away {
@@ -94,6 +103,8 @@ impl Away {
             (&raw mut (*place).fit_since).write(Cell::new(0));
             (&raw mut (*place).cpu).write(Cell::new(usize::MAX));
             (&raw mut (*place).turns).write(Turns::new());
+            (&raw mut (*place).cpus).write(Cell::new([0; 4]));
+            (&raw mut (*place).crowd).write(Crowd::new());
         }
     }
 
@@ -186,6 +197,18 @@ pub fn note_short_wait(thread: &Thread) {
     thread.away.change_eagerness(|eagerness| eagerness + 1);
 }
 
+/// The thread waits at home, and has several CPUs. Tells whether others want them too.
+pub fn has_crowd(thread: &Thread) -> bool {
+    note_company(thread);
+    thread.away.crowd.is_enough()
+}
+
+/// Leaves a mark for others, and looks for theirs.
+pub fn note_company(thread: &Thread) {
+    let has_company = crowd::meet(&raw const *thread as usize);
+    thread.away.crowd.note(has_company);
+}
+
 /// Goes to a worker if that seems worth while. Tells whether the thread is there.
 pub fn try_to_go(thread: &'static Thread, deadline: Deadline) -> bool {
     thread.away.eagerness.get() >= EAGERNESS_AWAY
@@ -199,17 +222,18 @@ fn find_worker(thread: &Thread) -> Option<&'static WorkerRecord> {
     let away = &thread.away;
     let now = cycles();
     if now.wrapping_sub(away.fit_since.get()) > LEASE_CYCLES {
-        let cpu = if is_fit(thread) {
-            pegasus_host::schedule::only_cpu()
+        let is_fit = is_fit(thread);
+        away.cpus.set(if is_fit {
+            pegasus_host::schedule::first_cpus()
         } else {
-            None
-        };
-        away.cpu.set(cpu.unwrap_or(usize::MAX));
+            [0; 4]
+        });
+        away.cpu.set(choose_cpu(away).unwrap_or(usize::MAX));
         away.fit_since.set(now);
     }
     let record = header().schedule.workers.get(away.cpu.get())?;
     match record.state.load(Ordering::Acquire) {
-        state if state == WorkerState::Ready as u32 => Some(record),
+        _ if record.is_at_work() => Some(record),
         state => {
             if state == WorkerState::Absent as u32 {
                 ask_for(record);
@@ -219,6 +243,30 @@ fn find_worker(thread: &Thread) -> Option<&'static WorkerRecord> {
             None
         }
     }
+}
+
+/// Whether the thread's home task may use more than one CPU.
+fn has_several_cpus(away: &Away) -> bool {
+    away.cpus
+        .get()
+        .iter()
+        .map(|word| word.count_ones())
+        .sum::<u32>()
+        > 1
+}
+
+/// Of the CPUs that the home task may use, the one whose worker has least to do; rather than another as good, the last one, or at
+/// first the present one: many may choose at the same time.
+fn choose_cpu(away: &Away) -> Option<usize> {
+    let cpus = away.cpus.get();
+    let last = match away.cpu.get() {
+        usize::MAX => switch::current_cpu(),
+        last => last,
+    };
+    let workers = &header().schedule.workers;
+    (0..WORKERS_MAX)
+        .filter(|&cpu| cpus[cpu / 64] & 1 << (cpu % 64) != 0)
+        .min_by_key(|&cpu| (workers[cpu].load.load(Ordering::Relaxed), cpu != last))
 }
 
 fn ask_for(record: &WorkerRecord) {
@@ -293,12 +341,28 @@ extern "C" fn park(thread: usize) -> ! {
     }
     loop {
         match away.place.load(Ordering::Acquire) {
-            AWAY => futex::wait(&away.place, AWAY),
+            AWAY => {
+                futex::wait_for(&away.place, AWAY, LOOK_FOR_WORKER_NS);
+                if away.place.load(Ordering::Acquire) == AWAY && !record.is_at_work() {
+                    die_with_worker(thread);
+                }
+            }
             HOME_BY_FRAME => finish_by_frame(thread),
             // SAFETY: the worker has left the thread's context complete and goes on there no more.
             _ => unsafe { switch::go_on(&thread.area, away.context.get()) },
         }
     }
+}
+
+/// The worker has been killed, by an administrator or for want of memory. What it was doing for its threads nobody can finish: their
+/// processes end as if they had been killed themselves. Called on the home task's stack for parking.
+fn die_with_worker(thread: &Thread) -> ! {
+    thread.area.worker.set(0);
+    announce_death_by_signal(thread.process(), SIGKILL);
+    let (process, task) = (pegasus_host::process::pid(), pegasus_host::process::tid());
+    let _ = pegasus_host::signal::send_to_thread(process, task, SIGKILL);
+    // The first process of a namespace cannot kill itself.
+    pegasus_host::process::exit_group(128 + SIGKILL as i32)
 }
 
 /// First thing after a switch: on the worker, or at home again.
@@ -402,6 +466,7 @@ pub fn look(
             worker.note_progress();
             if has_looked {
                 thread.away.change_eagerness(|eagerness| eagerness + 1);
+                thread.away.crowd.note(!worker.is_alone());
             }
             return true;
         }
@@ -417,7 +482,10 @@ pub fn look(
             go_home(thread);
             return !has_looked;
         }
-        let is_idle = has_looked && worker.idle_rounds() > IDLE_ROUNDS_MAX;
+        let is_idle = has_looked && is_idle(thread, worker);
+        if is_idle {
+            thread.away.crowd.halve();
+        }
         if is_idle || worker.now().wrapping_sub(begin) > WAIT_CYCLES_MAX {
             go_home(thread);
             return false;
@@ -429,6 +497,12 @@ pub fn look(
             return true;
         }
     }
+}
+
+/// Whether there has been nothing to do on the worker for long enough to sleep.
+fn is_idle(thread: &Thread, worker: &Worker) -> bool {
+    worker.idle_rounds() > IDLE_ROUNDS_MAX
+        && (!has_several_cpus(&thread.away) || worker.idle_cycles() > IDLE_CYCLES_MAX)
 }
 
 /// Something has become pending for a thread, which its home task has noticed in a signal handler.

@@ -2,8 +2,8 @@
 //!
 //! Every thread has a *home task*, the kernel task that the container knows it by: it has the container's namespaces, credentials,
 //! descriptors and limits, gets its signals, and makes its calls. A thread that keeps waiting for what other threads are about to
-//! do, and has one CPU for all of them, goes *away*: a [`worker`], a task of the instance confined to that CPU, runs
-//! it in turns with others, and the home task sleeps ([`away`]). The thread comes home by itself before it makes a call that depends on which
+//! do, and has one CPU for all of them, or several that are not enough for all ([`crowd`]), goes *away*: a [`worker`], a task of the
+//! instance confined to one CPU, runs it in turns with others, and the home task sleeps ([`away`]). The thread comes home by itself before it makes a call that depends on which
 //! task makes it; and it is sent home
 //!
 //! * when a signal or a doorbell is pending, which Linux gives to the home task;
@@ -15,6 +15,9 @@
 //! Workers poll: a waiting thread looks whether it can go on, and passes the CPU to the next one on its worker. Nobody has to be told to
 //! wake it, so all waits work as they do on a home task.
 //!
+//! A worker that is killed itself takes the processes of its threads with it: Linux clears a word in its record, which their home tasks
+//! look at once a second while they sleep.
+//!
 //! **Kills.** A home task can be killed at any moment; its threads' memory may go only when no worker is using it. Whoever
 //! reclaims that memory marks the process's record and waits until each worker has gone through all its threads once; a worker looks at the mark
 //! before it runs a thread. Workers belong to the instance and are not killed with a container.
@@ -24,6 +27,7 @@
 
 pub mod away;
 pub mod cpu_time;
+pub mod crowd;
 mod monitor;
 mod worker;
 

@@ -9,7 +9,8 @@ use crate::task::header;
 use core::sync::atomic::Ordering;
 use pegasus_abi::Result;
 use pegasus_abi::clone::{
-    CLONE_FILES, CLONE_FS, CLONE_SIGHAND, CLONE_SYSVSEM, CLONE_THREAD, CLONE_VM,
+    CLONE_CHILD_CLEARTID, CLONE_FILES, CLONE_FS, CLONE_SIGHAND, CLONE_SYSVSEM, CLONE_THREAD,
+    CLONE_VM,
 };
 use pegasus_abi::prctl::PR_SET_NAME;
 use pegasus_abi::signal::{
@@ -119,10 +120,18 @@ fn answer() {
 
 fn make(cpu: usize) -> Result {
     let worker = Worker::create(cpu)?;
-    let flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
-    // SAFETY: the stack is unused, and signals are blocked.
+    let flags = CLONE_VM
+        | CLONE_FS
+        | CLONE_FILES
+        | CLONE_SIGHAND
+        | CLONE_THREAD
+        | CLONE_SYSVSEM
+        | CLONE_CHILD_CLEARTID;
+    let alive = &header().schedule.workers[cpu].alive;
+    alive.store(1, Ordering::Relaxed);
+    // SAFETY: the stack is unused, and signals are blocked; Linux clears the word when the worker ends.
     unsafe {
         let stack = pegasus_arch::task::prepare_child(worker.area(), worker::begin);
-        pegasus_arch::task::clone(flags, stack, 0, 0, 0)
+        pegasus_arch::task::clone(flags, stack, 0, alive.as_ptr() as usize, 0)
     }
 }

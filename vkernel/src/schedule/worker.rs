@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 use crate::schedule::away::Wish;
+use crate::schedule::crowd;
 use crate::signal::receive;
 use crate::syscall::table;
 use crate::task::{Thread, header};
@@ -52,6 +53,8 @@ pub struct Worker {
     now: Cell<u64>,
     has_progressed: Cell<bool>,
     idle_rounds: Cell<u32>,
+    /// When there was last something to do.
+    busy_at: Cell<u64>,
     signal_stack: StackT,
     shard: CounterShard,
 }
@@ -83,6 +86,7 @@ impl Worker {
                 now: Cell::new(0),
                 has_progressed: Cell::new(false),
                 idle_rounds: Cell::new(0),
+                busy_at: Cell::new(0),
                 signal_stack: StackT {
                     sp: signal_base,
                     flags: 0,
@@ -127,6 +131,21 @@ impl Worker {
         self.idle_rounds.get()
     }
 
+    /// For how long nobody has found anything to do.
+    pub fn idle_cycles(&self) -> u64 {
+        self.now.get().wrapping_sub(self.busy_at.get())
+    }
+
+    /// Whether there is but one thread here.
+    pub fn is_alone(&self) -> bool {
+        self.hosted_len.get() <= 1
+    }
+
+    fn set_hosted_len(&self, len: usize) {
+        self.hosted_len.set(len);
+        self.record.load.store(len as u32, Ordering::Relaxed);
+    }
+
     /// For ever.
     fn run(&self) -> ! {
         loop {
@@ -158,7 +177,7 @@ impl Worker {
         }
         thread.area.worker.set(&raw const *self as usize);
         self.hosted[len].set(Some(thread));
-        self.hosted_len.set(len + 1);
+        self.set_hosted_len(len + 1);
         self.has_progressed.set(true);
     }
 
@@ -224,6 +243,8 @@ impl Worker {
         rounds.store(rounds.load(Ordering::Relaxed) + 1, Ordering::Release);
         if self.has_progressed.replace(false) {
             self.idle_rounds.set(0);
+            self.busy_at.set(self.now.get());
+            crowd::leave_mark(self.record, &raw const *self as usize, self.now.get());
         } else {
             self.idle_rounds.set(self.idle_rounds.get() + 1);
         }
@@ -247,7 +268,7 @@ impl Worker {
     fn remove(&self, index: usize) {
         let last = self.hosted_len.get() - 1;
         self.hosted[index].set(self.hosted[last].take());
-        self.hosted_len.set(last);
+        self.set_hosted_len(last);
     }
 
     /// Everything that a task needs before it can run threads.

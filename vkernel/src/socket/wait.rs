@@ -111,19 +111,25 @@ pub fn look(
     }
     let patience = &thread.patience;
     patience.begin();
-    if patience.has_one_cpu.get() {
-        if away::try_to_go(thread, deadline) {
-            return away::look(thread, deadline, is_ready);
-        }
-        return let_others_run(thread, || {
-            let is_ready = is_ready();
-            if is_ready {
-                away::note_short_wait(thread);
-            }
-            is_ready
-        });
+    let wants_to_go = patience.has_one_cpu.get() || away::has_crowd(thread);
+    if wants_to_go && away::try_to_go(thread, deadline) {
+        return away::look(thread, deadline, is_ready);
     }
-    look_on(thread, patience, is_ready)
+    let is_ready = || {
+        let is_ready = is_ready();
+        if is_ready {
+            away::note_short_wait(thread);
+        }
+        is_ready
+    };
+    if patience.has_one_cpu.get() {
+        return let_others_run(thread, is_ready);
+    }
+    let is_over = look_on(thread, patience, is_ready);
+    if !is_over {
+        away::note_company(thread);
+    }
+    is_over
 }
 
 /// [`look`] on the home task, for what Linux has to do next.
