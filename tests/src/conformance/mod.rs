@@ -29,6 +29,8 @@ pub struct Program {
     pub command: Vec<String>,
     pub input: String,
     pub limit: Duration,
+    /// How it must end under the reference runtime: else it did not do its work, and nothing is compared.
+    pub status: Option<i32>,
     pub pace: Pace,
 }
 
@@ -58,6 +60,7 @@ impl Program {
             command: command.iter().map(|word| (*word).to_owned()).collect(),
             input: String::new(),
             limit: Duration::from_secs(limit_s),
+            status: None,
             pace: Pace::Slow,
         }
     }

@@ -4,7 +4,8 @@ use super::{Difference, END, Outcomes, Program, Suite};
 use crate::harness::command::Finished;
 use crate::harness::container::Spec;
 use crate::harness::context::Context;
-use anyhow::Result;
+use crate::harness::site::REFERENCE;
+use anyhow::{Result, ensure};
 
 const CUT_OFF: &str = "not within its limit";
 
@@ -71,6 +72,25 @@ fn read(suite: &dyn Suite, done: &Finished) -> Outcomes {
     outcomes
 }
 
+/// The run that others are compared with. Fails when the program could not do its work.
+pub fn reference(
+    context: &Context<'_>,
+    suite: &dyn Suite,
+    program: &Program,
+    image: &str,
+) -> Result<Run> {
+    let done = run(context, suite, program, REFERENCE, image);
+    let wanted = program.status.map(|status| format!("exit status {status}"));
+    let is_as_wanted = wanted.is_none_or(|wanted| done.outcomes.get(END) == Some(wanted.as_str()));
+    ensure!(
+        is_as_wanted,
+        "{} did not do its work under {REFERENCE}: {}",
+        program.name,
+        done.shown
+    );
+    Ok(done)
+}
+
 /// Compares with a reference that has been run. What differs is run once more under both, so that what a
 /// test does once in a while is not taken for a difference between runtimes.
 pub fn compare(
@@ -91,13 +111,7 @@ pub fn compare(
     if first.is_empty() {
         return Ok(pair);
     }
-    let again = run(
-        context,
-        suite,
-        program,
-        crate::harness::site::REFERENCE,
-        image,
-    );
+    let again = run(context, suite, program, REFERENCE, image);
     let found_again = run(context, suite, program, context.runtime(), image);
     let second = again.outcomes.differences(&found_again.outcomes);
     (pair.steady, pair.unsteady) = first

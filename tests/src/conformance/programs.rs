@@ -5,44 +5,61 @@
 
 use super::{Outcomes, Program, Suite};
 
-/// Name, the command that runs /tmp/script, and the script.
-const PROGRAMS: &[(&str, &str, &str)] = &[
+/// Name, the command that runs /tmp/script, the script, and the exit status that says that it came to its end.
+const PROGRAMS: &[(&str, &str, &str, i32)] = &[
     (
         "perl",
         "exec perl /tmp/script",
         include_str!("scripts/work.pl"),
+        5,
     ),
     (
         "ruby",
         "exec ruby /tmp/script",
         include_str!("scripts/work.rb"),
+        6,
     ),
     (
         "php",
         "exec php /tmp/script",
         include_str!("scripts/work.php"),
+        6,
     ),
     (
         "node",
         "exec node /tmp/script",
         include_str!("scripts/work.js"),
+        6,
     ),
     (
         "java",
         "mv /tmp/script /tmp/Work.java; exec java /tmp/Work.java",
         include_str!("scripts/Work.java"),
+        6,
     ),
     (
         "sqlite",
         "exec sqlite3 /tmp/data < /tmp/script",
         include_str!("scripts/work.sql"),
+        6,
     ),
-    ("git", "exec sh /tmp/script", include_str!("scripts/git.sh")),
-    ("gcc", "exec sh /tmp/script", include_str!("scripts/gcc.sh")),
+    (
+        "git",
+        "exec sh /tmp/script",
+        include_str!("scripts/git.sh"),
+        0,
+    ),
+    (
+        "gcc",
+        "exec sh /tmp/script",
+        include_str!("scripts/gcc.sh"),
+        6,
+    ),
     (
         "postgresql",
         "exec bash /tmp/script",
         include_str!("scripts/postgresql.sh"),
+        0,
     ),
 ];
 
@@ -58,10 +75,11 @@ impl Suite for Programs {
     }
 
     fn programs(&self) -> Vec<Program> {
-        let program = |(name, run, script): &(&str, &str, &str)| {
+        let program = |(name, run, script, status): &(&str, &str, &str, i32)| {
             let line = format!("cat > /tmp/script; {run}");
             let mut program = Program::new(name, &["/bin/sh", "-c", &line], 180);
             (*script).clone_into(&mut program.input);
+            program.status = Some(*status);
             program
         };
         PROGRAMS.iter().map(program).collect()

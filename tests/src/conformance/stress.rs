@@ -224,7 +224,8 @@ fn program(stressor: &str) -> Program {
         &operations,
         "200",
     ];
-    Program::new(stressor, &command, 60)
+    // What it fills is memory of its own, not the disk of others.
+    Program::new(stressor, &command, 60).options(&["--tmpfs=/tmp:exec,size=1g"])
 }
 
 /// Pids, addresses and counts differ between any two runs.

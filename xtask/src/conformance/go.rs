@@ -21,7 +21,7 @@ pub fn ensure(cache: &Path) -> Result<PathBuf> {
         step.note(package);
         let mut command = Command::new("go");
         command
-            .args(["test", "-c", "-o"])
+            .args(["test", "-c", "-tags", "timetzdata", "-o"])
             .arg(&file)
             .arg(package)
             .current_dir(format!("{GOROOT}/src"))

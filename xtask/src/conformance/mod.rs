@@ -9,7 +9,7 @@ mod report;
 use crate::state::workspace;
 use crate::{image, setup, site};
 use anyhow::Result;
-use pegasus_tests::conformance::pair::{Pair, Run, compare, run as run_once};
+use pegasus_tests::conformance::pair::{Pair, Run, compare, reference};
 use pegasus_tests::conformance::reasons::{Known, known};
 use pegasus_tests::conformance::{Difference, END, Pace, Program, Suite, suites};
 use pegasus_tests::harness::context::{Context, Shared};
@@ -29,7 +29,7 @@ pub struct Arguments {
     /// Only in this placement: own or shared
     #[arg(long)]
     placement: Option<String>,
-    /// Print what a program with a difference printed
+    /// Print what the programs printed
     #[arg(long)]
     verbose: bool,
     /// Only programs whose name (`suite/program`) contains one of these
@@ -130,7 +130,7 @@ impl Session<'_> {
         // The reference and the second look have each the time of a run.
         let limit = program.limit;
         let context = self.context(suite, program, "runc", REFERENCE, limit);
-        let reference = run_once(&context, suite, program, REFERENCE, CONFORMANCE_IMAGE);
+        let reference = reference(&context, suite, program, CONFORMANCE_IMAGE)?;
         context.clean_up()?;
         let mut rows = Vec::new();
         for (placement, runtime) in self.placements.clone() {
@@ -208,8 +208,7 @@ impl Session<'_> {
         for difference in &row.unsteady {
             println!("         unsteady  {difference}");
         }
-        let has_news = !row.defects.is_empty() || !row.unsteady.is_empty();
-        if has_news && self.arguments.verbose {
+        if self.arguments.verbose {
             println!(
                 "-- runc\n{}\n-- found\n{}",
                 reference.shown, pair.found.shown

@@ -1,7 +1,11 @@
 set -e
 mkdir /tmp/p; cd /tmp/p
 for n in $(seq 12); do printf '#include <stdio.h>\n#include <math.h>\nint part%d(int x) { return printf("part: %d %%d\\n", x * %d), (int)sqrt(x); }\n' $n $n $n > part$n.c; done
-{ for n in $(seq 12); do echo "int part$n(int);"; done; echo 'int main(void) { int s = 0;'; for n in $(seq 12); do echo "s += part$n($n);"; done; echo 'printf("sum: %d\n", s); return s == 26 ? 6 : 1; }'; } > main.c
+{ echo '#include <stdio.h>'; for n in $(seq 12); do echo "int part$n(int);"; done; echo 'int main(void) { int s = 0;'; for n in $(seq 12); do echo "s += part$n($n);"; done; } > main.c
+cat >> main.c <<'M'
+printf("sum: %d\n", s);
+return s == 25 ? 6 : 1; }
+M
 cat > Makefile <<'M'
 OBJECTS := $(patsubst %.c,%.o,$(wildcard *.c))
 work: $(OBJECTS)
