@@ -42,6 +42,7 @@ const SERVERS: Derived = Derived {
         "haproxy",
         "iproute2",
         "libmemcached-tools",
+        "libpython3.11-testsuite",
         "memcached",
         "musl",
         "nginx-light",

@@ -3,6 +3,7 @@
 use crate::harness::case::Case;
 
 mod broken_files;
+mod conformance;
 mod crashes;
 mod escapes;
 mod examples;
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Case> {
         options::cases(),
         views::cases(),
         programs::cases(),
+        conformance::cases(),
         scripts::cases(),
         broken_files::cases(),
         lifecycle::cases(),

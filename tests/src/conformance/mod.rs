@@ -15,6 +15,7 @@ mod stress;
 pub use outcome::{Difference, Outcomes};
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Name of the outcome that stands for a program's end.
@@ -42,7 +43,7 @@ pub enum Pace {
 }
 
 /// A family of programs whose output is read in the same way.
-pub trait Suite: Sync {
+pub trait Suite: Send + Sync {
     /// One word, the first part of the names of its programs.
     fn name(&self) -> &'static str;
     /// Its heading.
@@ -82,9 +83,9 @@ pub fn suites(go_tests: PathBuf) -> Vec<Box<dyn Suite>> {
 }
 
 /// What every run of the tests runs; its programs are in the test image.
-pub fn quick() -> (Box<dyn Suite>, Vec<Program>) {
+pub fn quick() -> (Arc<dyn Suite>, Vec<Program>) {
     let suite = python::Python;
     let programs = suite.programs().into_iter();
     let programs = programs.filter(|program| program.pace == Pace::Quick);
-    (Box::new(suite), programs.collect())
+    (Arc::new(suite), programs.collect())
 }
