@@ -7,10 +7,11 @@
 //!
 //! [`harness`] holds the means (engine client, deadlines, case table, runner), [`cases`] what is
 //! tested, one theme per module, and `programs/` the sources of the programs that run inside
-//! containers. `cargo xtask test` prepares engine and images and then calls [`run`].
+//! containers. [`conformance`] runs suites written by others. `cargo xtask test` prepares engine and images and then calls [`run`].
 #![deny(unsafe_code)]
 
 pub mod cases;
+pub mod conformance;
 pub mod harness;
 
 pub use harness::runner::{Options, Summary, run};

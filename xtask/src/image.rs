@@ -9,7 +9,7 @@ use crate::fingerprint::Fingerprint;
 use crate::progress::Step;
 use crate::shell;
 use anyhow::{Context as _, Result};
-use pegasus_tests::harness::site::{PLAIN_IMAGE, PROGRAMS_DIR, TEST_IMAGE};
+use pegasus_tests::harness::site::{CONFORMANCE_IMAGE, PLAIN_IMAGE, PROGRAMS_DIR, TEST_IMAGE};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -42,6 +42,7 @@ const SERVERS: Derived = Derived {
         "haproxy",
         "iproute2",
         "libmemcached-tools",
+        "libpython3.11-testsuite",
         "memcached",
         "musl",
         "nginx-light",
@@ -50,6 +51,30 @@ const SERVERS: Derived = Derived {
         "redis-server",
         "redis-tools",
         "wrk",
+    ],
+};
+
+/// What `cargo xtask conformance` runs: suites that come with Debian's packages, and real programs.
+const CONFORMANCE: Derived = Derived {
+    image: CONFORMANCE_IMAGE,
+    packages: &[
+        "gcc",
+        "git",
+        "libc6-dev",
+        "libpython3.11-testsuite",
+        "make",
+        "nodejs",
+        "openjdk-17-jdk-headless",
+        "perl",
+        "php-cli",
+        "postgresql-15",
+        "postgresql-contrib-15",
+        "procps",
+        "python3",
+        "ruby",
+        "sqlite3",
+        "stress-ng",
+        "tzdata",
     ],
 };
 
@@ -175,6 +200,14 @@ fn mirror_in_stanzas(text: &str) -> Option<String> {
 pub fn ensure_demo(engine: &Engine, cache: &Path) -> Result<()> {
     let step = Step::begin(format!("image {DEMO_IMAGE}"));
     ensure_derived(engine, cache, &DEMO, &step)?;
+    step.done("");
+    Ok(())
+}
+
+/// Makes sure that the engine has the image with the conformance suites.
+pub fn ensure_conformance(engine: &Engine, cache: &Path) -> Result<()> {
+    let step = Step::begin(format!("image {CONFORMANCE_IMAGE}"));
+    ensure_derived(engine, cache, &CONFORMANCE, &step)?;
     step.done("");
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! | `setup` | installs what is missing on a Debian or Ubuntu machine |
 //! | `demo`  | from a fresh machine to two fused containers |
 //! | `test`  | set-up, unit tests, end-to-end suite |
+//! | `conformance` | other people's test suites, compared with runc, writes docs/COMPATIBILITY.md |
 //! | `bench` | measures against runc, writes docs/BENCHMARKS.md |
 //! | `engine`| runs the suite's own engine in the foreground, for trying things by hand |
 //!
@@ -14,6 +15,7 @@
 
 mod bench;
 mod build;
+mod conformance;
 mod demo;
 mod engine;
 mod fingerprint;
@@ -50,6 +52,8 @@ enum Command {
     Test(test::Arguments),
     /// Measure against runc
     Bench(bench::Arguments),
+    /// Run other people's test suites under runc and under Pegasus, and compare
+    Conformance(conformance::Arguments),
     /// Run the engine of the test suite in the foreground
     Engine(site::Choice),
 }
@@ -74,6 +78,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Demo => demo::run().map(|()| ExitCode::SUCCESS),
         Command::Test(arguments) => test::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Conformance(arguments) => conformance::run(&arguments),
         Command::Engine(arguments) => {
             site::run_in_foreground(&arguments).map(|()| ExitCode::SUCCESS)
         }

@@ -32,7 +32,14 @@ pub struct Choice {
 pub struct Prepared {
     pub site: Site,
     pub engine: Engine,
-    _state: State,
+    state: State,
+}
+
+impl Prepared {
+    /// Files that can be made again.
+    pub fn cache(&self) -> Result<PathBuf> {
+        self.state.cache()
+    }
 }
 
 /// Starts the suite's engine and makes sure of its images.
@@ -76,7 +83,7 @@ pub fn prepare(arguments: &Choice) -> Result<Prepared> {
     Ok(Prepared {
         site,
         engine,
-        _state: state,
+        state,
     })
 }
 

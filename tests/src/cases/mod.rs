@@ -3,6 +3,7 @@
 use crate::harness::case::Case;
 
 mod broken_files;
+mod conformance;
 mod crashes;
 mod crowd;
 mod escapes;
@@ -35,6 +36,7 @@ pub fn all() -> Vec<Case> {
         options::cases(),
         views::cases(),
         programs::cases(),
+        conformance::cases(),
         scripts::cases(),
         broken_files::cases(),
         lifecycle::cases(),

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 /// Name of the image with the test programs and servers in it.
 pub const TEST_IMAGE: &str = "pegasus-test:bookworm";
+/// Name of the image with the conformance suites in it.
+pub const CONFORMANCE_IMAGE: &str = "pegasus-conformance:bookworm";
 /// Name of the plain image.
 pub const PLAIN_IMAGE: &str = "debian:bookworm";
 /// The reference runtime, which every engine knows.
