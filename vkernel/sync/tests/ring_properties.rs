@@ -369,6 +369,11 @@ fn step_among_enemies(ring: &Ring, memory: &Small, step: &Step, during: &[Scribb
     }
     let _ = (ring.len(), ring.is_empty(), ring.has_buffer());
     assert!(ring.room(memory).unwrap_or(0) <= BUFFER);
+    let places = [ring.next_to_read(memory), ring.next_to_write(memory)];
+    for address in places.into_iter().flatten() {
+        // Within a store.
+        memory.bytes(Stretch { address, len: 1 });
+    }
 }
 
 fn hostile_step() -> impl Strategy<Value = (Vec<Scribble>, Step, Vec<Scribble>)> {
