@@ -45,8 +45,6 @@ pub struct PoolsHeader {
 pub struct ArrivalsRecord {
     /// How many, wrapping.
     pub made: AtomicU32,
-    /// Until when somebody looks for the next one, by the time-stamp counter. Runs out by itself if that one is killed.
-    pub looked_for_until: AtomicU64,
 }
 
 impl ArrivalsRecord {

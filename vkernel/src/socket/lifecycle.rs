@@ -322,6 +322,9 @@ fn end_connection(socket: &'static SocketRecord, link: &Link, fd: usize) -> EndS
 /// addresses for a minute (TIME_WAIT), not this one.
 fn await_their_close(socket: &SocketRecord, link: &Link, fd: usize) {
     const LOOKS_MAX: u32 = 50;
+    /// A fifth of a second.
+    const PAUSES_MAX: u32 = 1000;
+    const PAUSE_NS: u64 = 200_000;
     let is_known = socket.flags.load(Ordering::Relaxed) & socket_flags::KERNEL_ENDED != 0;
     if is_known || link.their_end() != EndState::Closed as u32 {
         return;
@@ -331,6 +334,13 @@ fn await_their_close(socket: &SocketRecord, link: &Link, fd: usize) {
             return;
         }
         pegasus_host::process::yield_now();
+    }
+    // It has been interrupted in between.
+    for _ in 0..PAUSES_MAX {
+        if pegasus_host::socket::poll_now(fd, POLLRDHUP) != 0 {
+            return;
+        }
+        pegasus_host::process::pause_ns(PAUSE_NS);
     }
 }
 

@@ -8,7 +8,7 @@
 //! Linux's own: a killed process needs nobody to clean up for it.
 //!
 //! ```text
-//! Fresh ──connect, accept or the first call─► Searching ──both found──► Linked ──peer gone──► Linux's again
+//! Fresh ──first call on a connected socket──► Searching ──both found──► Linked ──peer gone──► Linux's again
 //!                                                │ a few calls without a peer
 //!                                                └──────► Kernel, for good
 //! ```

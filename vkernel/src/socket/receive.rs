@@ -112,7 +112,7 @@ fn wait_for_bytes(
         0
     };
     let is_ready = || match link {
-        Some(link) => has_news(target, link, skip),
+        Some(link) => has_news(target, link, skip) || has_first_bytes(target, link, skip),
         None => wait::has_been_linked(target.socket, None),
     };
     let wait = Wait {
@@ -140,6 +140,15 @@ fn has_news(target: &Target, link: &Link, skip: usize) -> bool {
         || link.their_end() != EndState::Open as u32
         || link.is_to_return()
         || target.has(socket_flags::KERNEL_ENDED | socket_flags::READ_SHUT)
+}
+
+/// Whether bytes have come through Linux from a peer that has not gone over to its ring.
+fn has_first_bytes(target: &Target, link: &Link, skip: usize) -> bool {
+    let received = target.socket.kernel_received.load(Ordering::Relaxed);
+    skip == 0
+        && link.source(received) == Source::Kernel(None)
+        && !is_away(target.thread())
+        && pegasus_host::socket::poll_now(target.fd, POLLIN) != 0
 }
 
 /// Asks Linux whether the peer has been killed, if nobody has for some time. Tells whether that is news.

@@ -50,11 +50,6 @@ impl Patience {
         }
     }
 
-    /// Whether nobody else runs while the thread looks.
-    pub fn has_one_cpu(&self) -> bool {
-        self.has_one_cpu.get()
-    }
-
     fn begin(&self) {
         let waits = self.waits.get();
         if waits.is_multiple_of(WAITS_PER_LOOK_AT_CPUS) {
@@ -64,7 +59,7 @@ impl Patience {
         self.waits.set(waits.wrapping_add(1));
     }
 
-    pub fn look_cycles(&self) -> u64 {
+    fn look_cycles(&self) -> u64 {
         if self.waits.get().is_multiple_of(WAITS_PER_TRIAL) {
             self.longest_cycles
         } else {

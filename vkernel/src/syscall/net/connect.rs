@@ -39,7 +39,6 @@ pub fn connect(call: &Call) -> Result {
     let Some(socket) = socket_of(call, fd) else {
         return forward(call);
     };
-    let _pin = Pin::new(call.thread, socket);
     // The family, and with IP the port. Linux reads them for itself.
     let [family, port] = UserPtr(address)
         .read::<u32>()
@@ -51,15 +50,7 @@ pub fn connect(call: &Call) -> Result {
     let port = u32::from(u16::from_be(port));
     let is_ip = family == AF_INET || family == AF_INET6;
     if is_ip && directory::has_listener(port) && matches!(done, Ok(_) | Err(Errno::EINPROGRESS)) {
-        let is_looked_for = arrivals::announce(port);
-        // It may have been closed meanwhile, and the number be another's.
-        let is_current = socket_of(call, fd).is_some_and(|now| core::ptr::eq(now, socket));
-        if done.is_ok() && is_current {
-            directory::search(socket, fd & 0xffff_ffff);
-            if is_looked_for {
-                arrivals::await_link(socket);
-            }
-        }
+        arrivals::announce(port);
     }
     done
 }
@@ -96,11 +87,6 @@ pub fn accept(call: &Call) -> Result {
             0
         };
         lifecycle::attach(call.thread, fd, flags | inherited | socket_flags::ACCEPTED);
-        // The connecting end may be waiting for it.
-        if let Some(socket) = socket_of(call, fd) {
-            let _pin = Pin::new(call.thread, socket);
-            directory::search(socket, fd);
-        }
     }
     Ok(fd)
 }
