@@ -5,7 +5,6 @@
 #include "tcp_pair.h"
 #include <linux/futex.h>
 #include <sys/epoll.h>
-#include <sys/select.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
@@ -39,10 +38,10 @@ static void probe_at(char *at, int mine, int other)
 {
     char own[LEN] = "own";
     struct iovec parts[2] = { { own, 3 }, { at, 3 } }, *all = (struct iovec *)at;
-    struct msghdr message = { .msg_iov = parts + 1, .msg_iovlen = 1 }, named = { .msg_iov = parts, .msg_iovlen = 1, .msg_name = at, .msg_namelen = 16 };
+    struct msghdr message = { .msg_iov = parts + 1, .msg_iovlen = 1 };
     struct epoll_event event = { .events = EPOLLIN };
     socklen_t len = sizeof(int);
-    int set = epoll_create1(EPOLL_CLOEXEC), unused = mine;
+    int set = epoll_create1(EPOLL_CLOEXEC);
     MUST(epoll_ctl(set, EPOLL_CTL_ADD, mine, &event) == 0);
     say("write", write(mine, at, LEN));
     say("send", send(mine, at, LEN, 0));
@@ -65,15 +64,11 @@ static void probe_at(char *at, int mine, int other)
     say("recvmsg to it", recvmsg(mine, &message, 0));
     say("recvmsg by it", recvmsg(mine, (struct msghdr *)at, 0));
     say("recvmmsg by it", syscall(SYS_recvmmsg, mine, at, 1, 0, NULL));
-    (void)named;
     say("epoll_wait", epoll_wait(set, (struct epoll_event *)at, 1, 0));
     say("epoll_ctl", epoll_ctl(set, EPOLL_CTL_MOD, mine, (struct epoll_event *)at));
-    say("poll", syscall(SYS_poll, at, 1, 0));
     say("ppoll for it", syscall(SYS_ppoll, &(struct pollfd) { .fd = mine, .events = POLLIN }, 1, at, NULL, 8));
-    say("select", syscall(SYS_select, mine + 1, at, NULL, NULL, &(struct timeval) { 0, 0 }));
     say("FIONREAD", ioctl(mine, FIONREAD, at));
     say("getsockopt", getsockopt(mine, SOL_SOCKET, SO_RCVLOWAT, at, &len));
-    say("setsockopt", setsockopt(mine, SOL_SOCKET, SO_RCVLOWAT, at, sizeof unused));
     say("futex", syscall(SYS_futex, (uintptr_t)at & ~3ul, FUTEX_WAIT_PRIVATE, 0, &(struct timespec) { 0, 1000 }));
     say("futex for it", syscall(SYS_futex, &there, FUTEX_WAIT_PRIVATE, there, at));
     say("sigaction", syscall(SYS_rt_sigaction, SIGUSR1, at, NULL, 8));

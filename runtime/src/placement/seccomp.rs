@@ -72,7 +72,10 @@ const NEEDS_OF_SOCKETS: [Need; 18] = [
     need("clock_gettime"),
 ];
 
-/// The first call that the policy does not certainly allow.
+/// What it calls there to learn of the end of other processes. It does with an error, but not with being killed for it.
+const ATTEMPTS_OF_SOCKETS: [&str; 2] = ["kill", "pidfd_open"];
+
+/// The first call that the policy does not certainly allow, or punishes.
 pub fn first_forbidden(policy: &LinuxSeccomp) -> Option<&'static str> {
     let has_sockets = may_be_allowed(policy, "socket");
     let of_sockets = NEEDS_OF_SOCKETS.iter().filter(|_| has_sockets);
@@ -81,6 +84,25 @@ pub fn first_forbidden(policy: &LinuxSeccomp) -> Option<&'static str> {
         .chain(of_sockets)
         .find(|need| !is_allowed(policy, need))
         .map(|need| need.name)
+        .or_else(|| {
+            let mut attempts = ATTEMPTS_OF_SOCKETS.into_iter().filter(|_| has_sockets);
+            attempts.find(|call| punishes(policy, call))
+        })
+}
+
+/// Whether the call may be the end of its process.
+fn punishes(policy: &LinuxSeccomp, call: &'static str) -> bool {
+    use LinuxSeccompAction::{ScmpActKill, ScmpActKillProcess, ScmpActKillThread, ScmpActTrap};
+    const ENDS: [LinuxSeccompAction; 4] = [
+        ScmpActKill,
+        ScmpActKillProcess,
+        ScmpActKillThread,
+        ScmpActTrap,
+    ];
+    let rules = policy.syscalls().iter().flatten();
+    let mut rules = rules.filter(|rule| rule.names().iter().any(|name| name == call));
+    rules.any(|rule| ENDS.contains(&rule.action()))
+        || !allows(policy, call) && ENDS.contains(&policy.default_action())
 }
 
 /// Whether the policy allows the call with some arguments.
@@ -198,6 +220,23 @@ mod tests {
         for need in &NEEDS_OF_SOCKETS {
             assert_eq!(first_forbidden(&with_sockets(need.name)), Some(need.name));
         }
+    }
+
+    #[test]
+    fn an_attempt_may_fail_and_must_not_kill() {
+        let needs = NEEDS.iter().chain(&NEEDS_OF_SOCKETS).map(|need| need.name);
+        let found = |more: &[&str]| {
+            let names: Vec<&str> = needs.clone().chain(more.iter().copied()).collect();
+            let names = serde_json::to_string(&names).unwrap();
+            first_forbidden(&policy(&format!(
+                r#"{{"defaultAction":"SCMP_ACT_KILL_PROCESS","syscalls":[
+                    {{"names":{names},"action":"SCMP_ACT_ALLOW"}}]}}"#
+            )))
+        };
+        assert_eq!(found(&[]), None);
+        assert_eq!(found(&["socket"]), Some("kill"));
+        assert_eq!(found(&["socket", "kill"]), Some("pidfd_open"));
+        assert_eq!(found(&["socket", "kill", "pidfd_open"]), None);
     }
 
     #[test]

@@ -75,7 +75,8 @@ fn container(context: &Context, victim: Victim, threads: bool) -> Result<()> {
     };
     let args = |side: &'static str, own| {
         let [first, second] = role(own);
-        [side, first, second, places.as_str()].map(str::to_owned)
+        let lost = if threads { "items" } else { "nothing" };
+        [side, first, second, lost, places.as_str()].map(str::to_owned)
     };
     // Whichever of the two is killed, their network stays.
     let network = on().command(["sleep", "300"]).start()?;
