@@ -224,9 +224,10 @@ mod tests {
 
     #[test]
     fn an_attempt_may_fail_and_must_not_kill() {
-        let needs = NEEDS.iter().chain(&NEEDS_OF_SOCKETS).map(|need| need.name);
-        let found = |more: &[&str]| {
-            let names: Vec<&str> = needs.clone().chain(more.iter().copied()).collect();
+        let found = |more: &[&'static str]| {
+            let needs = NEEDS.iter().chain(&NEEDS_OF_SOCKETS);
+            let needs = needs.map(|need| need.name);
+            let names: Vec<_> = needs.chain(more.iter().copied()).collect();
             let names = serde_json::to_string(&names).unwrap();
             first_forbidden(&policy(&format!(
                 r#"{{"defaultAction":"SCMP_ACT_KILL_PROCESS","syscalls":[
