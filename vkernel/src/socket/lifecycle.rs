@@ -269,8 +269,12 @@ pub fn say_end(socket: &'static SocketRecord, fd: Option<usize>) -> bool {
         // One that has gone back to Linux may live on in hands that are not known here.
         let is_returned = link.mine().returned.load(Ordering::Acquire) != 0;
         let end = match fd {
-            Some(fd) if !is_returned => end_connection(socket, &link, fd),
-            _ => EndState::Open,
+            Some(fd) if is_returned => {
+                take_late_kicks(socket, &link, fd);
+                EndState::Open
+            }
+            Some(fd) => end_connection(socket, &link, fd),
+            None => EndState::Open,
         };
         if end != EndState::Open {
             let before = link.mine().ended.load(Ordering::SeqCst);
@@ -289,6 +293,15 @@ pub fn say_end(socket: &'static SocketRecord, fd: Option<usize>) -> bool {
         peer_was_killed = fd.is_some() && is_neighbour && has_ended && said_nothing && holds_on;
     }
     peer_was_killed
+}
+
+/// A wake-up byte that the peer has sent on its own way back to Linux is nobody's data: unread, it would make this close a reset.
+fn take_late_kicks(socket: &SocketRecord, link: &Link, fd: usize) {
+    wake::wait_until_unnoticed(link);
+    let received = socket.kernel_received.load(Ordering::Relaxed);
+    if let Source::KernelAgain { kicks: kicks @ 1.. } = link.source(received) {
+        wake::take_kicks(link, fd, kicks);
+    }
 }
 
 /// Says how this end closes, and leaves nothing in Linux's stream that would make it a reset.

@@ -119,7 +119,8 @@ fn kick(link: &Link, fd: usize) {
 /// Kicks whoever sleeps at the other end, whether or not somebody has before.
 pub fn insist(link: &Link, fd: usize) {
     let _notifying = Notifying::begin(link.mine());
-    if can_kick(link) {
+    // Once the peer has let go there is nobody to wake, and Linux would answer the byte with a reset.
+    if peer_of(link).is_some() && can_kick(link) {
         kick(link, fd);
     }
 }
