@@ -113,7 +113,8 @@ fn wait_for_bytes(
     };
     let is_ready = || match link {
         Some(link) => has_news(target, link, skip) || has_first_bytes(target, link, skip),
-        None => wait::has_been_linked(target.socket, None),
+        // The peer's first bytes are on their way, through Linux.
+        None => wait::has_been_linked(target.socket, None) || has_come(target),
     };
     let wait = Wait {
         thread: target.thread(),
@@ -145,10 +146,12 @@ fn has_news(target: &Target, link: &Link, skip: usize) -> bool {
 /// Whether bytes have come through Linux from a peer that has not gone over to its ring.
 fn has_first_bytes(target: &Target, link: &Link, skip: usize) -> bool {
     let received = target.socket.kernel_received.load(Ordering::Relaxed);
-    skip == 0
-        && link.source(received) == Source::Kernel(None)
-        && !is_away(target.thread())
-        && pegasus_host::socket::poll_now(target.fd, POLLIN) != 0
+    skip == 0 && link.source(received) == Source::Kernel(None) && has_come(target)
+}
+
+/// Whether Linux has something to read. Not for a thread that would have to come home to ask.
+fn has_come(target: &Target) -> bool {
+    !is_away(target.thread()) && pegasus_host::socket::poll_now(target.fd, POLLIN) != 0
 }
 
 /// Asks Linux whether the peer has been killed, if nobody has for some time. Tells whether that is news.

@@ -209,19 +209,21 @@ pub struct Wait<'a> {
 }
 
 impl Wait<'_> {
-    /// Over a ring; or as good as that, because the end that connects finds the one that accepts it soon.
+    /// Over a ring; or as good as that, because a member is at the other end, or has been just now on this port.
     fn is_worth_a_look(&self) -> bool {
-        let state = || self.socket.state.load(Ordering::Relaxed);
-        let is_accepted =
-            || self.socket.flags.load(Ordering::Relaxed) & socket_flags::ACCEPTED != 0;
-        self.link.is_some() || state() == SocketState::Searching as u32 && !is_accepted()
+        let state = self.socket.state.load(Ordering::Relaxed);
+        self.link.is_some() || self.what == For::Bytes && state == SocketState::Searching as u32
     }
 
     /// Looks for as long as it seems worth while. Tells whether to try again at once.
     pub fn look(&self, deadline: Deadline, is_ready: impl FnMut() -> bool) -> bool {
-        self.is_worth_a_look()
-            && !self.thread.has_pending()
-            && look(self.thread, deadline, is_ready)
+        if !self.is_worth_a_look() || self.thread.has_pending() {
+            return false;
+        }
+        if self.link.is_some() {
+            return look(self.thread, deadline, is_ready);
+        }
+        look_at_home(self.thread, &self.thread.patience, is_ready)
     }
 
     /// Sleeps until `is_ready`, or until something makes it worth to look again. The task has looked since `begin`.
