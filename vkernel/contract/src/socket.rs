@@ -146,7 +146,7 @@ pub struct SocketRecord {
     pub tries: AtomicU32,
     /// Guards `items`.
     pub items_claim: Claim,
-    /// Time-stamp counter at the last look at Linux's socket.
+    /// Time-stamp counter at the last look at Linux's socket; while searching, when that began.
     pub looked_at: AtomicU64,
     /// Network namespace cookie (SO_NETNS_COOKIE).
     pub netns: AtomicU64,

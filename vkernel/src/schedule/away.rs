@@ -205,7 +205,10 @@ pub fn has_crowd(thread: &Thread) -> bool {
 
 /// Leaves a mark for others, and looks for theirs.
 pub fn note_company(thread: &Thread) {
-    let has_company = crowd::meet(&raw const *thread as usize);
+    let has_company = crowd::meet(&raw const *thread as usize, || {
+        inspect_home(thread);
+        thread.away.cpus.get()
+    });
     thread.away.crowd.note(has_company);
 }
 
@@ -217,20 +220,26 @@ pub fn try_to_go(thread: &'static Thread, deadline: Deadline) -> bool {
         && find_worker(thread).is_some_and(|record| go(thread, record))
 }
 
+/// Learns which CPUs the home task may use, if it is fit to be represented; then chooses one of them.
+fn inspect_home(thread: &Thread) {
+    let away = &thread.away;
+    let now = cycles();
+    if now.wrapping_sub(away.fit_since.get()) <= LEASE_CYCLES {
+        return;
+    }
+    away.cpus.set(if is_fit(thread) {
+        pegasus_host::schedule::first_cpus()
+    } else {
+        [0; 4]
+    });
+    away.cpu.set(choose_cpu(away).unwrap_or(usize::MAX));
+    away.fit_since.set(now);
+}
+
 /// The worker that may represent the thread's home task.
 fn find_worker(thread: &Thread) -> Option<&'static WorkerRecord> {
     let away = &thread.away;
-    let now = cycles();
-    if now.wrapping_sub(away.fit_since.get()) > LEASE_CYCLES {
-        let is_fit = is_fit(thread);
-        away.cpus.set(if is_fit {
-            pegasus_host::schedule::first_cpus()
-        } else {
-            [0; 4]
-        });
-        away.cpu.set(choose_cpu(away).unwrap_or(usize::MAX));
-        away.fit_since.set(now);
-    }
+    inspect_home(thread);
     let record = header().schedule.workers.get(away.cpu.get())?;
     match record.state.load(Ordering::Acquire) {
         _ if record.is_at_work() => Some(record),
@@ -264,9 +273,7 @@ fn choose_cpu(away: &Away) -> Option<usize> {
         last => last,
     };
     let workers = &header().schedule.workers;
-    (0..WORKERS_MAX)
-        .filter(|&cpu| cpus[cpu / 64] & 1 << (cpu % 64) != 0)
-        .min_by_key(|&cpu| (workers[cpu].load.load(Ordering::Relaxed), cpu != last))
+    crowd::each_of(cpus).min_by_key(|&cpu| (workers[cpu].load.load(Ordering::Relaxed), cpu != last))
 }
 
 fn ask_for(record: &WorkerRecord) {
@@ -452,6 +459,9 @@ pub fn look(
     let worker = worker_of(thread);
     let begin = worker.now();
     if begin.wrapping_sub(thread.away.fit_since.get()) > LEASE_CYCLES {
+        if crowd::is_another_free(thread.away.cpus.get(), thread.away.cpu.get()) {
+            thread.away.crowd.forget();
+        }
         go_home(thread);
         return true;
     }
@@ -466,7 +476,10 @@ pub fn look(
             worker.note_progress();
             if has_looked {
                 thread.away.change_eagerness(|eagerness| eagerness + 1);
-                thread.away.crowd.note(!worker.is_alone());
+                let is_crowd_gone = thread.away.crowd.note_on_worker(worker.is_alone());
+                if is_crowd_gone && has_several_cpus(&thread.away) {
+                    go_home(thread);
+                }
             }
             return true;
         }

@@ -13,12 +13,16 @@ use crate::task::header;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 use pegasus_abi::socket::{AF_INET, AF_INET6, SockAddr};
 use pegasus_abi::{Errno, Result};
+use pegasus_arch::area::cycles;
 use pegasus_contract::socket::{
     ConnectionRecord, EndRecord, NEVER_LINKED, SocketRecord, SocketState, socket_flags,
 };
 
-/// After so many calls without a peer, a socket's peer is taken to be outside the group.
+/// After so many calls without a peer, a socket's peer is taken to be outside the group …
 const TRIES_MAX: u32 = 32;
+/// … but not before so many cycles of the time-stamp counter have passed, 100 ms or more: who begins with much to send makes many calls
+/// before its peer has made one.
+const SEARCH_CYCLES_MIN: u64 = 400_000_000;
 
 /// An address and a port.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -103,13 +107,19 @@ pub fn search(socket: &'static SocketRecord, fd: usize) -> Option<Link> {
         state if state == SocketState::Fresh as u32 => enter(socket, fd),
         state
             if state == SocketState::Searching as u32
-                && socket.tries.fetch_add(1, Ordering::Relaxed) > TRIES_MAX =>
+                && socket.tries.fetch_add(1, Ordering::Relaxed) > TRIES_MAX
+                && has_searched_for_long(socket) =>
         {
             give_up(socket);
         }
         _ => {}
     }
     Link::of(socket)
+}
+
+fn has_searched_for_long(socket: &SocketRecord) -> bool {
+    let since = socket.looked_at.load(Ordering::Relaxed);
+    cycles().wrapping_sub(since) > SEARCH_CYCLES_MIN
 }
 
 /// Enters a connected socket into the directory, and looks for its peer there.
@@ -169,6 +179,7 @@ fn word_of(socket: &SocketRecord) -> u64 {
 fn insert(socket: &'static SocketRecord) -> bool {
     let word = word_of(socket);
     let entries = &bucket(word >> 32).entries;
+    socket.looked_at.store(cycles(), Ordering::Relaxed);
     socket
         .state
         .store(SocketState::Searching as u32, Ordering::SeqCst);
