@@ -68,7 +68,7 @@ pub(super) fn cpus() -> Result<(u32, u32)> {
         .split([',', '-'])
         .map(|cpu| cpu.parse().context("no CPU"));
     let first = numbers.next().context("no CPU")??;
-    Ok((first, numbers.last().unwrap_or(Ok(first))?))
+    Ok((first, numbers.next_back().unwrap_or(Ok(first))?))
 }
 
 /// One CPU that this process may use: the same for all who ask.
