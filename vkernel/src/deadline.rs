@@ -128,18 +128,23 @@ impl Now {
     }
 }
 
-/// How long so many cycles take, without asking Linux; 0 before [`learn_rate`] has succeeded.
+/// How long so many cycles take, without asking Linux; 0 before [`learn_rate`].
 pub fn ns_of_cycles(cycles: u64) -> u64 {
     let rate = header().clock_rate.load(Ordering::Relaxed);
     ((u128::from(cycles) * u128::from(rate)) >> 32) as u64
 }
 
-/// Learns the rate of the time-stamp counter by all that it has counted so far.
-pub fn learn_rate() {
-    let rate = Now::read().ns_of(1 << 32);
-    if rate != 0 {
-        header().clock_rate.store(rate, Ordering::Relaxed);
+/// Learns the rate of the time-stamp counter by all that it has counted so far, once: sums of what it has measured must not shrink.
+/// Tells whether it is known.
+pub fn learn_rate() -> bool {
+    let known = &header().clock_rate;
+    if known.load(Ordering::Relaxed) != 0 {
+        return true;
     }
+    let rate = Now::read().ns_of(1 << 32);
+    // Of several, one decides.
+    let _ = known.compare_exchange(0, rate, Ordering::Relaxed, Ordering::Relaxed);
+    known.load(Ordering::Relaxed) != 0
 }
 
 /// Notes where the clocks are. Called once, when the heap is made.

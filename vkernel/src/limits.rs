@@ -22,3 +22,6 @@ pub const STACK_LEN_MIN: usize = 128 << 20;
 pub const STACK_LEN_MAX: usize = 64 << 30;
 /// Gap that Linux keeps below a growing stack (`stack_guard_gap`), 256 pages.
 pub const STACK_GUARD_LEN: usize = 1 << 20;
+
+/// Whether threads with several CPUs go to workers when there are more of them than CPUs. Not yet: see ADR 13.
+pub const CROWDS_GO_AWAY: bool = false;

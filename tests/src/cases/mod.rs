@@ -5,7 +5,6 @@ use crate::harness::case::Case;
 mod broken_files;
 mod conformance;
 mod crashes;
-mod crowd;
 mod escapes;
 mod examples;
 mod exit;
@@ -50,7 +49,6 @@ pub fn all() -> Vec<Case> {
         local_faults::cases(),
         local_idle::cases(),
         local_killed::cases(),
-        crowd::cases(),
         one_cpu::cases(),
         seeing::cases(),
         crashes::cases(),

@@ -428,7 +428,10 @@ pub fn go_home(thread: &'static Thread) {
 }
 
 /// [`go_home`] for a call that only the home task can make.
-fn go_home_for_call(thread: &'static Thread) {
+pub fn go_home_for_call(thread: &'static Thread) {
+    if !is_away(thread) {
+        return;
+    }
     thread
         .away
         .change_eagerness(|eagerness| eagerness.saturating_sub(EAGERNESS_PER_TRIP));

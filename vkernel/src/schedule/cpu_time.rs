@@ -27,8 +27,7 @@ impl WorkerTime {
 
     /// From now on it is measured.
     pub fn ask(&self) {
-        if !self.is_asked_for() {
-            deadline::learn_rate();
+        if !self.is_asked_for() && deadline::learn_rate() {
             self.is_asked_for.store(true, Ordering::Relaxed);
         }
     }

@@ -7,6 +7,7 @@
 //! Marks are hints: they are stored and read without order, by threads that may have left the CPU meanwhile, and what they are worth is
 //! decided by many of them.
 
+use crate::limits::CROWDS_GO_AWAY;
 use crate::task::header;
 use core::cell::Cell;
 use core::sync::atomic::Ordering;
@@ -96,6 +97,9 @@ pub fn each_of(cpus: Cpus) -> impl Iterator<Item = usize> {
 /// Leaves the mark of `owner` at the present CPU. Tells whether others are at work there and everywhere else; `cpus` is asked for what
 /// else there is.
 pub fn meet(owner: usize, cpus: impl FnOnce() -> Cpus) -> bool {
+    if !CROWDS_GO_AWAY {
+        return false;
+    }
     let here = current_cpu();
     let Some(record) = header().schedule.workers.get(here) else {
         return false;

@@ -339,7 +339,12 @@ fn await_their_close(socket: &SocketRecord, link: &Link, fd: usize) {
     const PAUSES_MAX: u32 = 1000;
     const PAUSE_NS: u64 = 200_000;
     let is_known = socket.flags.load(Ordering::Relaxed) & socket_flags::KERNEL_ENDED != 0;
-    if is_known || link.their_end() != EndState::Closed as u32 {
+    // With a call of another thread still on it, Linux closes it when that ends.
+    let is_in_use = || {
+        SocketRecord::at(link.theirs().socket.load(Ordering::Relaxed))
+            .is_some_and(|peer| peer.pins.load(Ordering::Relaxed) != 0)
+    };
+    if is_known || link.their_end() != EndState::Closed as u32 || is_in_use() {
         return;
     }
     for _ in 0..LOOKS_MAX {
@@ -350,7 +355,7 @@ fn await_their_close(socket: &SocketRecord, link: &Link, fd: usize) {
     }
     // It has been interrupted in between.
     for _ in 0..PAUSES_MAX {
-        if pegasus_host::socket::poll_now(fd, POLLRDHUP) != 0 {
+        if is_in_use() || pegasus_host::socket::poll_now(fd, POLLRDHUP) != 0 {
             return;
         }
         pegasus_host::process::pause_ns(PAUSE_NS);

@@ -4,7 +4,7 @@
 //! ([`crate::schedule::cpu_time`]). The vDSO answers for all clocks but those of CPU time without any call.
 
 use crate::entry::Call;
-use crate::schedule::away::{go_home, is_away};
+use crate::schedule::away::{go_home_for_call, is_away};
 use crate::syscall::table::{forward, forward_as};
 use crate::usermem::UserPtr;
 use pegasus_abi::poll::Timespec;
@@ -20,6 +20,8 @@ pub fn clock_gettime(call: &Call) -> Result {
     let of_thread = match clock as u32 {
         CLOCK_THREAD_CPUTIME_ID => true,
         CLOCK_PROCESS_CPUTIME_ID => false,
+        id if id == id_of(thread.tid(), true) => true,
+        id if id == id_of(thread.process().pid(), false) => false,
         _ => return forward(call),
     };
     let turns = &thread.away.turns;
@@ -28,7 +30,7 @@ pub fn clock_gettime(call: &Call) -> Result {
         Some(ns) => ns,
         None => {
             // Before: a turn that is not over yet ends here.
-            go_home(thread);
+            go_home_for_call(thread);
             let worker_time = &thread.process().worker_time;
             worker_time.ask();
             let mut time = Timespec { sec: 0, nsec: 0 };
@@ -47,6 +49,13 @@ pub fn clock_gettime(call: &Call) -> Result {
         nsec: (ns % NS_PER_SEC) as i64,
     })?;
     Ok(0)
+}
+
+/// What clock_getcpuclockid(3) and pthread_getcpuclockid(3) give for a process or thread (`CPUCLOCK_SCHED`, `CPUCLOCK_PERTHREAD_MASK`).
+fn id_of(number: i32, is_thread: bool) -> u32 {
+    const SCHED: i32 = 2;
+    const PER_THREAD: i32 = 4;
+    (!number << 3 | SCHED | if is_thread { PER_THREAD } else { 0 }) as u32
 }
 
 /// Adds the CPU time on workers to `ru_utime`, the first member of `struct rusage`.

@@ -49,6 +49,8 @@ fn claim_free(container: u32) -> Option<u32> {
     let index = records
         .iter()
         .position(|record| change(record, ProcessState::Free, ProcessState::Claimed))?;
+    // A process that ended with threads in calls has left what those used.
+    abandon_as(index as u32, index as u32 + 1);
     reset(&records[index], container);
     let high = &header().processes_high;
     high.fetch_max(index as u32 + 1, Ordering::AcqRel);
@@ -258,9 +260,14 @@ impl Asker {
         if index + 1 == self.holder || !self.has_ended(seen.0) || lends_memory(index) {
             return false;
         }
-        record.undertaker.take(self.holder, |present| {
-            crate::socket::lifecycle::claimant_is_gone(present)
-        });
+        // Not waited for: whoever is at it does it as well, and a holder whose record another process has got since would never
+        // be seen to be gone.
+        let is_mine = record
+            .undertaker
+            .try_take_over(self.holder, crate::socket::lifecycle::claimant_is_gone);
+        if !is_mine {
+            return false;
+        }
         let is_still = self.look(record) == Some(seen);
         if is_still {
             let inner = record.inner_namespace.load(Ordering::Relaxed);

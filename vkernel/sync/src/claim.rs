@@ -57,6 +57,15 @@ impl Claim {
         }
     }
 
+    /// [`Claim::take`] that does not wait: gives whether the claim was free, or its holder gone.
+    pub fn try_take_over(&self, holder: u32, is_gone: impl Fn(u32) -> bool) -> bool {
+        if self.try_take(holder) {
+            return true;
+        }
+        let present = self.0.load(Ordering::Relaxed);
+        present != FREE && is_gone(present) && self.take_over(present, holder)
+    }
+
     fn take_over(&self, from: u32, holder: u32) -> bool {
         self.0
             .compare_exchange(from, holder, Ordering::Acquire, Ordering::Relaxed)

@@ -69,10 +69,15 @@ pub fn listen(call: &Call) -> Result {
 /// accept(2) and accept4(2). Sockets from a listener that the vkernel has not seen made are Linux's alone.
 pub fn accept(call: &Call) -> Result {
     let listener = socket_of(call, call.args[0]);
-    let waits_since = listener.filter(may_wait).and_then(|listener| {
-        let _pin = Pin::new(call.thread, listener);
-        arrivals::await_one(call.thread, listener, call.args[0])
-    });
+    let process = call.thread.process();
+    // Its own filter may kill who looks.
+    let may_look = !process.has_filter() && !process.keeps_kernel_sockets();
+    let waits_since = listener
+        .filter(|listener| may_look && may_wait(listener))
+        .and_then(|listener| {
+            let _pin = Pin::new(call.thread, listener);
+            arrivals::await_one(call.thread, listener, call.args[0])
+        });
     let done = forward(call);
     if let Some(begin) = waits_since {
         let waited_cycles = wait::cycles().wrapping_sub(begin);
