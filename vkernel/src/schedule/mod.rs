@@ -2,9 +2,9 @@
 //!
 //! Every thread has a *home task*, the kernel task that the container knows it by: it has the container's namespaces, credentials,
 //! descriptors and limits, gets its signals, and makes its calls. A thread that keeps waiting for what other threads are about to
-//! do, and has one CPU for all of them, or (switched off, see [`crowd`]) several that are not enough for all, goes *away*: a [`worker`], a task of the
-//! instance confined to one CPU, runs it in turns with others, and the home task sleeps ([`away`]). The thread comes home by itself before it makes a call that depends on which
-//! task makes it; and it is sent home
+//! do, and has one CPU for all of them, or (switched off, see [`crowd`]) several that are not enough for all, goes *away*: a
+//! [`worker`], a task of the instance confined to one CPU, runs it in turns with others, and the home task sleeps ([`away`]). The
+//! thread comes home by itself before it makes a call that depends on which task makes it; and it is sent home
 //!
 //! * when a signal or a doorbell is pending, which Linux gives to the home task;
 //! * when its wait takes long, or nobody on the worker has anything to do: then it sleeps in Linux;
